@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { chmod, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -27,6 +27,17 @@ export default async function setup(project: TestProject): Promise<() => Promise
   const folder = await mkdtemp(join(tmpdir(), "glasskey-test-"));
   await chmod(folder, 0o755);
   const clusters: Cluster[] = [];
+  // A run that is cut short has no teardown: whatever still runs goes with this process.
+  process.on("exit", () => {
+    for (const { pid } of clusters) {
+      try {
+        process.kill(pid, "SIGQUIT");
+      } catch {
+        // gone
+      }
+    }
+    rmSync(folder, { recursive: true, force: true });
+  });
   const start = async (name: string, binDir?: string): Promise<SharedCluster> => {
     const cluster = await startCluster({
       ...{ dataDir: join(folder, name), superuser: "postgres", ...(binDir === undefined ? {} : { binDir }) },
@@ -40,7 +51,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   project.provide("pg18", await start("pg18"));
   project.provide("pg15", PG15_BIN === undefined ? undefined : await start("pg15", PG15_BIN));
   return async () => {
-    await Promise.all(clusters.map((cluster) => cluster.stop()));
+    await Promise.all(clusters.splice(0).map((cluster) => cluster.stop()));
     await rm(folder, { recursive: true, force: true });
   };
 }

@@ -12,7 +12,7 @@ export interface Identity {
 const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
 const BACKDATE_MS = 5 * 60_000; // a client's clock may be a little behind
 
-x509.cryptoProvider.set(webcrypto as Crypto);
+x509.cryptoProvider.set(webcrypto);
 
 /** A new private certificate authority: P-256, valid for `days`, allowed to sign end entities only. */
 export async function createAuthority(commonName: string, days: number): Promise<Identity> {

@@ -27,7 +27,7 @@ export interface TargetKind {
    * Never throws: what goes wrong is told to the client in its own protocol.
    */
   serve(connection: ClientConnection, gate: Gate): void;
-  /** Where the wire protocol says it, the native client's command line for a grant, one string per argument, no secret inside. */
+  /** The native client's command line for a grant, one string per argument, no secret inside. */
   clientCommand(endpoint: ClientEndpoint): ClientCommand;
 }
 
@@ -100,8 +100,8 @@ export interface LeaseDriver {
   list(config: JsonObject, install: string, signal: AbortSignal): Promise<readonly RemoteLease[]>;
   /** A plan good enough to fence, revoke and confirm an orphan that `list` found. */
   planForOrphan(config: JsonObject, orphan: RemoteLease): LeasePlan;
-  /** Who can do what on the target, without this installation's own live leases. Same state, same lines. */
-  fingerprint(config: JsonObject, install: string, signal: AbortSignal): Promise<Fingerprint>;
+  /** Who can do what on the plan's target, without this installation's own live leases. Same state, same lines. */
+  fingerprint(plan: LeasePlan, install: string, signal: AbortSignal): Promise<Fingerprint>;
 }
 
 export interface Check {
@@ -261,6 +261,8 @@ export interface ClientEndpoint {
 export interface ClientCommand {
   /** Program and arguments of the native client. */
   argv: readonly string[];
-  /** Environment that carries the connect secret: name → "secret" is replaced by the caller. */
+  /** What any other client of this protocol needs in its environment; no secret. */
+  env: Readonly<Record<string, string>>;
+  /** The environment variable that carries the connect secret. */
   secretEnv: string;
 }

@@ -1,0 +1,39 @@
+#!/usr/bin/env node
+// Starts `glass` on a Node that runs TypeScript by itself. Plain JavaScript that also runs on Node 20.
+import { spawnSync } from "node:child_process";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+
+/** The Node that the npm packages bring, where it is installed. */
+function find(name) {
+  try {
+    return join(dirname(createRequire(import.meta.url).resolve(name)), "bin", "node");
+  } catch {
+    return undefined;
+  }
+}
+
+const [major, minor] = process.versions.node.split(".").map(Number);
+if (major > 24 || (major === 24 && minor >= 11)) {
+  const { enableCompileCache } = await import("node:module");
+  enableCompileCache?.();
+  // The three verbs that are the server itself; everything else is a client of its API.
+  const server = ["serve", "init", "secret"].includes(process.argv[2] ?? "");
+  const { main } = server ? await import("@glasskey/server/main") : await import("../src/main.ts");
+  process.exitCode = await main(process.argv.slice(2));
+} else {
+  const packages = ["node", "node-bin"].map((name) => `${name}-${process.platform}-${process.arch}/package.json`);
+  const node = packages.map(find).find((found) => found !== undefined);
+  if (node === undefined) {
+    console.error(
+      `glass needs Node 24.11 or later; this is ${process.versions.node}. Run \`npm ci\` in Glasskey's folder, which brings one.`,
+    );
+    process.exit(1);
+  }
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => {}); // the child gets them too
+  const child = spawnSync(node, ["--disable-warning=ExperimentalWarning", ...process.argv.slice(1)], {
+    stdio: "inherit",
+  });
+  if (child.signal) process.kill(process.pid, child.signal);
+  process.exit(child.status ?? 1);
+}

@@ -1,0 +1,107 @@
+import { request as httpsRequest } from "node:https";
+import type { IncomingMessage } from "node:http";
+import type { ErrorBody } from "@glasskey/contract";
+import { isErrorCode } from "@glasskey/contract/errors";
+import { CliError } from "./errors.ts";
+import type { Login } from "./home.ts";
+
+export type Server = Pick<Login, "server" | "ca"> & { token?: string };
+
+const ANSWER_MS = 150_000; // the server waits up to two minutes for a proof
+const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
+
+/** One API call. @throws CliError with the server's own code and words, or `server_unreachable`. */
+export async function call<T>(server: Server, method: "GET" | "POST", path: string, body?: unknown): Promise<T> {
+  const response = await send(server, method, path, body);
+  const text = await readAll(response);
+  return JSON.parse(text) as T;
+}
+
+/** An answer of JSON lines, one value at a time. */
+export async function* callLines<T>(server: Server, path: string): AsyncGenerator<T> {
+  const response = await send(server, "GET", path);
+  response.setEncoding("utf8");
+  let rest = "";
+  for await (const chunk of response as AsyncIterable<string>) {
+    const lines = (rest + chunk).split("\n");
+    rest = lines.pop() ?? "";
+    for (const line of lines) if (line !== "") yield JSON.parse(line) as T;
+  }
+  if (rest !== "") throw new CliError("server_unreachable", "the answer broke off", { next: "Run it again." });
+}
+
+async function send(server: Server, method: string, path: string, body?: unknown): Promise<IncomingMessage> {
+  const payload = body === undefined ? undefined : JSON.stringify(body);
+  const response = await new Promise<IncomingMessage>((resolve, reject) => {
+    let url: URL;
+    try {
+      url = new URL(path, server.server);
+    } catch {
+      throw new CliError("usage", `"${server.server}" is not a server's address`, {
+        next: "Write it as https://HOST:7443",
+      });
+    }
+    if (url.protocol !== "https:")
+      throw new CliError("usage", "the server is reached over https only", { next: "Write it as https://HOST:7443" });
+    const request = httpsRequest(url, {
+      method,
+      ...(server.ca === undefined ? {} : { ca: server.ca }),
+      timeout: ANSWER_MS,
+      headers: {
+        accept: "application/json",
+        ...(server.token === undefined ? {} : { authorization: `Bearer ${server.token}` }),
+        ...(payload === undefined
+          ? {}
+          : { "content-type": "application/json", "content-length": Buffer.byteLength(payload) }),
+      },
+    });
+    request.once("response", resolve);
+    request.once("timeout", () => request.destroy(new Error("no answer in time")));
+    request.once("error", (error) => reject(unreachable(server.server, error)));
+    request.end(payload);
+  });
+  if (response.statusCode === 200) return response;
+  const text = await readAll(response);
+  throw refusal(text, response.statusCode ?? 0);
+}
+
+function refusal(text: string, status: number): CliError {
+  try {
+    const { error } = JSON.parse(text) as ErrorBody;
+    if (isErrorCode(error.code))
+      return new CliError(error.code, error.message, { next: error.next, details: error.details });
+  } catch {
+    // not Glasskey's own answer
+  }
+  return new CliError("server_unreachable", `the server answered ${status}, and not as Glasskey does`, {
+    next: "Check the address in `glass login --server`.",
+  });
+}
+
+function unreachable(server: string, error: Error & { code?: string }): CliError {
+  if (error.code !== undefined && /CERT|SELF_SIGNED|ISSUER|ALTNAME/.test(error.code)) {
+    return new CliError(
+      "server_unreachable",
+      `the certificate of ${server} is not one that can be trusted (${error.code})`,
+      {
+        next: "Give the CA that the server's operator handed out: glass login NAME --ca FILE",
+        cause: error,
+      },
+    );
+  }
+  return new CliError("server_unreachable", `cannot reach ${server}: ${error.message || error.code || "no answer"}`, {
+    next: "Is it running? Start it with: glass serve",
+    cause: error,
+  });
+}
+
+async function readAll(response: IncomingMessage): Promise<string> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of response as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > MAX_ANSWER_BYTES) throw new CliError("server_unreachable", "the answer is too large");
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString("utf8");
+}

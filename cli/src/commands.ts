@@ -1,0 +1,179 @@
+import type { ParseArgsConfig } from "node:util";
+import { approve, breakGlass, connect, deny, end, extend, kill, status } from "./commands/grants.ts";
+import { log, prove, verify } from "./commands/log.ts";
+import { login, logout, ls, whoami } from "./commands/people.ts";
+import { replay, sessions } from "./commands/sessions.ts";
+import { reload, targetCheck } from "./commands/targets.ts";
+import type { Output } from "./output.ts";
+
+export interface Invocation {
+  args: readonly string[];
+  options: Readonly<Record<string, string | boolean | undefined>>;
+  /** What stands after `--`. */
+  command: readonly string[];
+  out: Output;
+}
+
+export interface Command {
+  /** The verb, such as `break` or `log prove`. */
+  name: string;
+  usage: string;
+  summary: string;
+  /** Fewest and most arguments. */
+  arity: readonly [number, number];
+  options?: NonNullable<ParseArgsConfig["options"]>;
+  /** What each option means, for the help text. */
+  explain?: Readonly<Record<string, string>>;
+  /** @returns the exit code. */
+  run(invocation: Invocation): Promise<number>;
+}
+
+const text = { type: "string" } as const;
+const flag = { type: "boolean" } as const;
+
+/** Every verb of the client, in the order of an incident. `serve`, `init` and `secret` belong to the server. */
+export const COMMANDS: readonly Command[] = [
+  {
+    ...{
+      name: "login",
+      usage: "glass login NAME [--server URL] [--ca FILE] [--secret-file FILE]",
+      arity: [1, 1],
+      run: login,
+    },
+    summary: "Log in; the secret is asked for, or read from a file or standard input",
+    options: { server: text, ca: text, "secret-file": text },
+    explain: {
+      server: "https://HOST:PORT; default: the last one",
+      ca: "PEM file of the server's CA",
+      "secret-file": "read the secret from a file",
+    },
+  },
+  { name: "logout", usage: "glass logout", arity: [0, 0], run: logout, summary: "End this login" },
+  { name: "whoami", usage: "glass whoami", arity: [0, 0], run: whoami, summary: "Who I am here, and what I may be" },
+  { name: "ls", usage: "glass ls", arity: [0, 0], run: ls, summary: "What may I break now, and if not, why not" },
+  {
+    ...{ name: "break", arity: [1, 1], run: breakGlass, summary: "Break the glass" },
+    usage: 'glass break PLAYBOOK --reason CODE --why "…" [--incident REF] [--for 30m] [--no-wait] [-- CMD…]',
+    options: { reason: text, why: text, incident: text, for: text, "no-wait": flag },
+    explain: {
+      reason: "one of the playbook's reason codes",
+      why: "in your own words; kept encrypted",
+      incident: "a ticket or incident reference",
+      for: "how long, such as 30m; default: the playbook's max",
+      "no-wait": "where a human must approve: do not wait for them (exit code 4)",
+    },
+  },
+  {
+    ...{ name: "connect", usage: "glass connect GRANT [--print] [-- CMD…]", arity: [1, 1], run: connect },
+    summary: "The native client through the gateway, or CMD with its environment",
+    options: { print: flag },
+    explain: { print: "print the plain command line instead of running it" },
+  },
+  {
+    name: "status",
+    usage: "glass status [GRANT] [--all]",
+    arity: [0, 1],
+    run: status,
+    summary: "One grant, or what is open",
+    options: { all: flag },
+    explain: { all: "also what has ended" },
+  },
+  {
+    name: "extend",
+    usage: "glass extend GRANT",
+    arity: [1, 1],
+    run: extend,
+    summary: "Ask for a later end: a new decision, within the playbook's cap",
+  },
+  {
+    name: "end",
+    usage: "glass end GRANT",
+    arity: [1, 1],
+    run: end,
+    summary: "End a grant, wait for the proof and show it",
+  },
+  {
+    name: "approve",
+    usage: "glass approve GRANT",
+    arity: [1, 1],
+    run: approve,
+    summary: "Say yes to somebody's grant",
+  },
+  { name: "deny", usage: "glass deny GRANT", arity: [1, 1], run: deny, summary: "Say no to somebody's grant" },
+  {
+    ...{ name: "kill", usage: "glass kill GRANT|SESSION [--why …]", arity: [1, 1], run: kill },
+    summary: "Security officer: stop it now, in any state",
+    options: { why: text },
+    explain: { why: "told to the user and kept" },
+  },
+  {
+    ...{
+      name: "sessions",
+      usage: "glass sessions [GRANT] [--open]",
+      arity: [0, 1],
+      run: sessions,
+      summary: "Sessions, newest first",
+    },
+    options: { open: flag },
+    explain: { open: "only those that are open now" },
+  },
+  {
+    name: "replay",
+    usage: "glass replay SESSION",
+    arity: [1, 1],
+    run: replay,
+    summary: "What was done in a session: statements, times, rows, errors",
+  },
+  {
+    ...{
+      name: "log",
+      usage: "glass log [--follow] [--from INDEX] [--grant GRANT]",
+      arity: [0, 0],
+      run: log,
+      summary: "Entries of the tamper-evident log",
+    },
+    options: { follow: flag, from: text, grant: text },
+    explain: {
+      follow: "go on as entries come",
+      from: "first index; default: the newest entries",
+      grant: "only those about one grant",
+    },
+  },
+  {
+    name: "log prove",
+    usage: "glass log prove INDEX",
+    arity: [1, 1],
+    run: prove,
+    summary: "A C2SP tlog-proof of one entry, for somebody who trusts nobody",
+  },
+  {
+    ...{
+      name: "verify",
+      usage: "glass verify DIR --key VKEY|FILE [--since CHECKPOINT] [--no-recordings]",
+      arity: [1, 1],
+      run: verify,
+    },
+    summary: "Check a log folder and its recordings offline",
+    options: { key: text, since: text, pin: text, "no-recordings": flag },
+    explain: {
+      key: "the log's verifier key, or a file with it, from a source other than the folder",
+      since: "an older checkpoint that the log must have grown from",
+      pin: "first use only: copy the key that lies in the folder to this file, unverified",
+      "no-recordings": "the folder is a copy of the log alone",
+    },
+  },
+  {
+    name: "target check",
+    usage: "glass target check [NAME]",
+    arity: [0, 1],
+    run: targetCheck,
+    summary: "Could a lease be minted and revoked there? Says what is missing",
+  },
+  {
+    name: "policy reload",
+    usage: "glass policy reload",
+    arity: [0, 0],
+    run: reload,
+    summary: "Read the policy folder again",
+  },
+];

@@ -1,0 +1,325 @@
+import { spawn } from "node:child_process";
+import { constants } from "node:os";
+import { join } from "node:path";
+import type { ConnectAnswer, GrantView, KillAnswer, PlaybookView } from "@glasskey/contract";
+import { call } from "../client.ts";
+import type { Invocation } from "../commands.ts";
+import { CliError, usage } from "../errors.ts";
+import { grantDir, readLogin, removeGrantDir, writePrivate, type Login } from "../home.ts";
+import { clock, duration, plain, table, type Output } from "../output.ts";
+
+const POLL_WAIT_MS = 20_000; // one long poll; the loop goes on for as long as the approvers have
+
+export async function breakGlass({ args, options, command, out }: Invocation): Promise<number> {
+  const login = readLogin();
+  const playbook = args[0] ?? "";
+  const { reason, why } = options as { reason?: string; why?: string };
+  if (reason === undefined || why === undefined) throw await missing(login, playbook, reason, why);
+  const body = {
+    ...{ playbook, reason, why },
+    ...(options["incident"] === undefined ? {} : { incident: options["incident"] }),
+    ...(options["for"] === undefined ? {} : { forMs: readDuration(String(options["for"])) }),
+  };
+  let grant = await call<GrantView>(login, "POST", "/v1/grants", body);
+  if (isWaiting(grant)) {
+    if (grant.state === "pending") {
+      out.hint(
+        `${out.yellow("Waiting")} for ${grant.need} approval${grant.need === 1 ? "" : "s"} of ${who(grant)}, until ${clock(grant.decideBy)}.`,
+      );
+      out.hint(`  They run: ${out.bold(`glass approve ${grant.grant}`)}`);
+    }
+    if (options["no-wait"] === true) {
+      out.value(grant);
+      out.say(`${grant.grant} is pending. Next: glass status ${grant.grant}`);
+      return 4;
+    }
+    grant = await waitOpen(login, grant, out);
+  }
+  if (grant.state !== "active") throw notOpened(grant);
+  if (command.length > 0) {
+    out.hint(`${out.green("Open")}: ${grant.grant} on ${grant.target} until ${clock(grant.endsAt ?? "")}`);
+    return runClient(login, grant.grant, command, out);
+  }
+  out.value(grant);
+  out.say(
+    `${out.green("Open")}: ${out.bold(grant.grant)} on ${grant.target} until ${clock(grant.endsAt ?? "")} (${duration(grant.forMs)}). Everything is recorded.`,
+  );
+  out.say();
+  out.say(`  glass connect ${grant.grant}    ${out.dim("work there")}`);
+  out.say(`  glass end ${grant.grant}        ${out.dim("close it and see the proof")}`);
+  return 0;
+}
+
+/** Tells a tired person what to add, with this playbook's own codes, rather than only that something is missing. */
+async function missing(
+  login: Login,
+  playbook: string,
+  reason: string | undefined,
+  why: string | undefined,
+): Promise<CliError> {
+  const { playbooks } = await call<{ playbooks: PlaybookView[] }>(login, "GET", "/v1/playbooks");
+  const view = playbooks.find((candidate) => candidate.playbook === playbook);
+  const codes = view?.reasonCodes.join("|") ?? "CODE";
+  const lacking = [reason === undefined ? "--reason" : "", why === undefined ? "--why" : ""]
+    .filter(Boolean)
+    .join(" and ");
+  return usage(
+    `${lacking} ${lacking.includes("and") ? "are" : "is"} missing`,
+    `glass break ${playbook} --reason ${codes} --why "what is broken, in a few words"`,
+  );
+}
+
+function readDuration(text: string): number {
+  const match = /^(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?$/.exec(text);
+  const ms = (Number(match?.[1] ?? 0) * 3600 + Number(match?.[2] ?? 0) * 60 + Number(match?.[3] ?? 0)) * 1000;
+  if (match === null || ms === 0) throw usage(`"${plain(text)}" is not a duration`, "Write it as 30m, 90s or 1h30m.");
+  return ms;
+}
+
+const isWaiting = (grant: GrantView): boolean => ["pending", "approved", "opening"].includes(grant.state);
+const who = (grant: GrantView): string => grant.mayApprove.join(", ") || "nobody: no approver is left";
+
+async function waitOpen(login: Login, first: GrantView, out: Output): Promise<GrantView> {
+  let grant = first;
+  let said = grant.approvals.length;
+  while (isWaiting(grant)) {
+    grant = await call<GrantView>(login, "GET", `/v1/grants/${grant.grant}?until=open&waitMs=${POLL_WAIT_MS}`);
+    for (const { person, verdict } of grant.approvals.slice(said))
+      out.hint(`  ${person}: ${verdict === "approve" ? out.green("yes") : out.red("no")}`);
+    said = grant.approvals.length;
+  }
+  return grant;
+}
+
+function notOpened(grant: GrantView): CliError {
+  const text = grant.endText ?? grant.lastError ?? grant.state;
+  switch (grant.state) {
+    case "denied":
+      return new CliError("policy_denied", `${grant.grant} was denied: ${text}`);
+    case "timed_out":
+      return new CliError("policy_denied", `nobody decided on ${grant.grant} in time`, {
+        next: "Break the glass again, or reach an approver another way.",
+      });
+    case "withdrawn":
+      return new CliError("grant_over", `${grant.grant} was withdrawn`);
+    default:
+      return new CliError("target_unreachable", `${grant.grant} did not open: ${text}`, {
+        next: `Is the target all right? glass status ${grant.grant}`,
+      });
+  }
+}
+
+export async function connect({ args, options, command, out }: Invocation): Promise<number> {
+  const login = readLogin();
+  const grant = args[0] ?? "";
+  if (options["print"] !== true && !out.json) return runClient(login, grant, command, out);
+  const { answer, ca, argv } = await prepare(login, grant);
+  out.value({ ...answer, argv, caFile: ca });
+  out.say(`${answer.secretEnv}=${quote(answer.secret)} ${argv.map(quote).join(" ")}`);
+  out.hint(`The secret works until ${clock(answer.endsAt)}. Do not paste it where others read.`);
+  return 0;
+}
+
+async function prepare(login: Login, grant: string): Promise<{ answer: ConnectAnswer; ca: string; argv: string[] }> {
+  const answer = await call<ConnectAnswer>(login, "POST", `/v1/grants/${encodeURIComponent(grant)}/connect`);
+  const ca = join(grantDir(answer.grant), "ca.pem");
+  writePrivate(ca, answer.ca);
+  return { answer, ca, argv: answer.argv.map((arg) => arg.replaceAll("{ca}", ca)) };
+}
+
+/** Runs the target's client, or `command` with everything it needs in its environment. @returns its exit code. */
+async function runClient(login: Login, grant: string, command: readonly string[], out: Output): Promise<number> {
+  const { answer, ca, argv } = await prepare(login, grant);
+  const own = command.length > 0 && !(command[0] ?? "").startsWith("-");
+  const [program = "", ...rest] = own ? command : [...argv, ...command];
+  const env = { ...process.env };
+  for (const [name, value] of Object.entries(answer.env)) env[name] = value.replaceAll("{ca}", ca);
+  env[answer.secretEnv] = answer.secret;
+  const child = spawn(program, rest, { stdio: "inherit", env });
+  // Ctrl-C belongs to the client: it cancels a query there. This process only waits.
+  for (const signal of ["SIGINT", "SIGQUIT"] as const) process.on(signal, () => {});
+  for (const signal of ["SIGTERM", "SIGHUP"] as const) process.on(signal, () => child.kill(signal));
+  return new Promise((resolve, reject) => {
+    child.once("error", (cause: NodeJS.ErrnoException) =>
+      reject(
+        cause.code === "ENOENT"
+          ? new CliError("usage", `${program} is not installed here`, {
+              next: `Any client works. Its line: glass connect ${grant} --print`,
+              cause,
+            })
+          : cause,
+      ),
+    );
+    child.once("exit", (code, signal) => {
+      if (out.tty)
+        out.hint(out.dim(`Still open until ${clock(answer.endsAt)}. When you are done: glass end ${answer.grant}`));
+      resolve(code ?? 128 + (signal === null ? 0 : constants.signals[signal]));
+    });
+  });
+}
+
+function quote(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;
+}
+
+export async function status({ args, options, out }: Invocation): Promise<number> {
+  const login = readLogin();
+  if (args[0] !== undefined) {
+    const grant = await call<GrantView>(login, "GET", `/v1/grants/${encodeURIComponent(args[0])}`);
+    out.value(grant);
+    show(grant, out);
+    return 0;
+  }
+  const { grants } = await call<{ grants: GrantView[] }>(
+    login,
+    "GET",
+    `/v1/grants${options["all"] === true ? "" : "?open=true"}`,
+  );
+  out.value({ grants });
+  if (grants.length === 0)
+    out.say(options["all"] === true ? "No grants." : "Nothing is open. `glass status --all` shows what was.");
+  const rows = grants.map((grant) => [
+    ...[out.bold(grant.grant), stateOf(grant, out), grant.playbook, grant.target, grant.requester],
+    grant.state === "pending"
+      ? `needs ${grant.need - grant.approvals.length} of ${who(grant)}`
+      : grant.endsAt === null
+        ? ""
+        : `ends ${clock(grant.endsAt)}`,
+  ]);
+  for (const line of table(rows)) out.say(line);
+  return 0;
+}
+
+function stateOf(grant: GrantView, out: Output): string {
+  const text = grant.state.replace("_", " ");
+  if (grant.state === "active") return out.green(text);
+  return grant.state === "closed" || grant.state === "reviewed" ? text : out.yellow(text);
+}
+
+function show(grant: GrantView, out: Output): void {
+  out.say(`${out.bold(grant.grant)} is ${stateOf(grant, out)}`);
+  const rows: [string, string][] = [
+    ["playbook", `${grant.playbook} on ${grant.target} (${grant.kind})`],
+    ["who", grant.requester],
+    ["why", `${grant.reason}: ${plain(grant.why)}${grant.incident === null ? "" : ` [${plain(grant.incident)}]`}`],
+    ["asked", `${clock(grant.createdAt)} for ${duration(grant.forMs)}`],
+  ];
+  if (grant.need > 0) {
+    const given = grant.approvals.map(
+      ({ person, verdict, at }) => `${verdict === "approve" ? "yes" : "no"} by ${person} at ${clock(at)}`,
+    );
+    rows.push(["approvals", `${given.join("; ") || "none yet"} (needs ${grant.need})`]);
+  }
+  if (grant.state === "pending") rows.push(["waits for", `${who(grant)}, until ${clock(grant.decideBy)}`]);
+  if (grant.endsAt !== null && grant.state === "active")
+    rows.push(["ends", `${clock(grant.endsAt)}, in ${duration(Date.parse(grant.endsAt) - Date.now())}`]);
+  if (grant.endText !== null)
+    rows.push(["ended", `${plain(grant.endText)}${grant.closedAt === null ? "" : ` (${clock(grant.closedAt)})`}`]);
+  if (grant.lastError !== null)
+    rows.push(["last answer", `${plain(grant.lastError)} (tried ${grant.attempts} times, goes on)`]);
+  for (const line of table(rows.map(([key, value]) => [`  ${key}`, value]))) out.say(line);
+  if (grant.proof !== null) proof(grant, out);
+}
+
+/** The proof, as the target itself gave it. */
+function proof(grant: GrantView, out: Output): void {
+  if (grant.proof === null) return;
+  out.say();
+  out.say(`Proof, asked of ${grant.target} itself at ${clock(grant.proof.provedAt)}:`);
+  const { drift, leases } = grant.proof;
+  const rows = leases.flatMap(({ evidence }) =>
+    evidence.map(({ asked, answered }) => [`  ${out.green("✓")} ${plain(asked)}`, plain(answered)]),
+  );
+  const same = drift.known && drift.added.length + drift.removed.length === 0;
+  rows.push([
+    `  ${same ? out.green("✓") : out.yellow("!")} access state of the target`,
+    same ? "as it was before" : drift.known ? "differs from before:" : "could not be compared",
+  ]);
+  for (const line of table(rows)) out.say(line);
+  for (const line of drift.added) out.say(`      ${out.green("+")} ${plain(line)}`);
+  for (const line of drift.removed) out.say(`      ${out.red("-")} ${plain(line)}`);
+}
+
+export async function extend({ args, out }: Invocation): Promise<number> {
+  const { extended, grant } = await call<{ extended: boolean; grant: GrantView }>(
+    readLogin(),
+    "POST",
+    `/v1/grants/${encodeURIComponent(args[0] ?? "")}/extend`,
+  );
+  out.value({ extended, grant });
+  if (extended) {
+    out.say(`${grant.grant} now ends at ${out.bold(clock(grant.endsAt ?? ""))}.`);
+    return 0;
+  }
+  out.say(
+    `${out.yellow("Asked")}. It needs ${grant.need} approval${grant.need === 1 ? "" : "s"} of ${who(grant)}: glass approve ${grant.grant}`,
+  );
+  return 4;
+}
+
+export async function end({ args, out }: Invocation): Promise<number> {
+  const id = args[0] ?? "";
+  const started = performance.now();
+  const grant = await call<GrantView>(readLogin(), "POST", `/v1/grants/${encodeURIComponent(id)}/end`, {});
+  removeGrantDir(grant.grant);
+  out.value(grant);
+  return ended(grant, started, out);
+}
+
+function ended(grant: GrantView, started: number, out: Output): number {
+  if (grant.state === "closing") {
+    out.say(
+      `${out.red("Not proved yet")}: ${grant.grant} is closing. Sessions are cut; what the target says: ${plain(grant.lastError ?? "nothing")}`,
+    );
+    out.say(`  Glasskey keeps trying, and pages when it takes too long. Watch it: glass status ${grant.grant}`);
+    return 5;
+  }
+  if (grant.proof === null) {
+    out.say(`${grant.grant} is ${grant.state.replace("_", " ")}; nothing was opened.`);
+    return 0;
+  }
+  out.say(
+    `${out.green("Closed")}: ${grant.grant}, ${plain(grant.endText ?? "")} (${Math.round(performance.now() - started)} ms)`,
+  );
+  proof(grant, out);
+  return 0;
+}
+
+async function decide(verdict: "approve" | "deny", { args, out }: Invocation): Promise<number> {
+  const grant = await call<GrantView>(
+    readLogin(),
+    "POST",
+    `/v1/grants/${encodeURIComponent(args[0] ?? "")}/${verdict}`,
+  );
+  out.value(grant);
+  if (verdict === "deny") {
+    out.say(
+      grant.state === "denied"
+        ? `${out.red("Denied")}: ${grant.grant}`
+        : `No extension for ${grant.grant}; it ends at ${clock(grant.endsAt ?? "")}.`,
+    );
+    return 0;
+  }
+  const missing = grant.need - grant.approvals.filter((approval) => approval.verdict === "approve").length;
+  if (grant.state === "pending")
+    out.say(`Noted. ${grant.grant} needs ${missing} more approval${missing === 1 ? "" : "s"}.`);
+  else
+    out.say(
+      `${out.green("Approved")}: ${grant.requester} may work on ${grant.target} until ${clock(grant.endsAt ?? "")}.`,
+    );
+  return 0;
+}
+
+export const approve = (invocation: Invocation): Promise<number> => decide("approve", invocation);
+export const deny = (invocation: Invocation): Promise<number> => decide("deny", invocation);
+
+export async function kill({ args, options, out }: Invocation): Promise<number> {
+  const started = performance.now();
+  const body = { id: args[0] ?? "", ...(options["why"] === undefined ? {} : { why: options["why"] }) };
+  const answer = await call<KillAnswer>(readLogin(), "POST", "/v1/kill", body);
+  out.value(answer);
+  out.say(
+    `${out.red("Killed")}: ${answer.id}; ${answer.sessionsCut} session${answer.sessionsCut === 1 ? "" : "s"} cut.`,
+  );
+  return answer.id === answer.grant.grant ? ended(answer.grant, started, out) : 0;
+}

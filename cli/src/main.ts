@@ -1,0 +1,93 @@
+import { parseArgs } from "node:util";
+import { COMMANDS, type Command } from "./commands.ts";
+import { CliError, usage } from "./errors.ts";
+import { helpFor, overview } from "./help.ts";
+import { createOutput, plain, type Output } from "./output.ts";
+
+/** Runs one verb. @returns the exit code: 0 done, 1 failed, 2 usage, 3 denied, 4 waiting for a human, 5 not proved. */
+export async function main(argv: readonly string[]): Promise<number> {
+  const out = createOutput(argv.slice(0, argv.includes("--") ? argv.indexOf("--") : undefined).includes("--json"));
+  process.stdout.on("error", () => process.exit(0)); // the reader of a pipe left
+  try {
+    return await run(argv, out);
+  } catch (thrown) {
+    const error =
+      thrown instanceof CliError
+        ? thrown
+        : new CliError("internal", thrown instanceof Error ? thrown.message : String(thrown), { cause: thrown });
+    out.value({ error: { code: error.code, message: error.message, next: error.next, details: error.details } });
+    out.hint(`${out.red("glass:")} ${plain(error.message)}`);
+    if (error.next !== undefined) out.hint(`  ${plain(error.next)}`);
+    if (process.env["GLASSKEY_DEBUG"] !== undefined) console.error(thrown);
+    return error.exit;
+  }
+}
+
+async function run(argv: readonly string[], out: Output): Promise<number> {
+  const [verb, ...rest] = argv;
+  if (verb === undefined || verb === "help" || verb === "--help" || verb === "-h") {
+    const topic = rest[0] === undefined ? undefined : find([rest[0]])?.command;
+    process.stdout.write(topic === undefined ? overview() : helpFor(topic));
+    return 0;
+  }
+  const found = find(argv);
+  if (found === undefined) {
+    const near = COMMANDS.map((command) => command.name.split(" ")[0] ?? "").find((name) => close(name, verb));
+    throw usage(
+      `there is no verb "${plain(verb.slice(0, 40))}"`,
+      near === undefined ? "See: glass help" : `Did you mean: glass ${near}?`,
+    );
+  }
+  const { command, args } = found;
+  const split = args.indexOf("--");
+  const own = split === -1 ? args : args.slice(0, split);
+  if (own.includes("--help") || own.includes("-h")) {
+    process.stdout.write(helpFor(command));
+    return 0;
+  }
+  const parsed = parse(command, own);
+  return command.run({ ...parsed, command: split === -1 ? [] : args.slice(split + 1), out });
+}
+
+function find(argv: readonly string[]): { command: Command; args: readonly string[] } | undefined {
+  for (const words of [2, 1]) {
+    const command = COMMANDS.find((candidate) => candidate.name === argv.slice(0, words).join(" "));
+    if (command !== undefined) return { command, args: argv.slice(words) };
+  }
+  return undefined;
+}
+
+function parse(
+  command: Command,
+  args: readonly string[],
+): { args: string[]; options: Record<string, string | boolean | undefined> } {
+  try {
+    const options = { ...command.options, json: { type: "boolean" as const } };
+    const { values, positionals } = parseArgs({ args: [...args], options, allowPositionals: true, strict: true });
+    const [least, most] = command.arity;
+    if (positionals.length < least || positionals.length > most) {
+      throw usage(
+        positionals.length < least
+          ? `${command.usage.split(" ").slice(0, 2).join(" ")} needs more`
+          : `"${plain(positionals[most] ?? "")}" is too much`,
+        `Usage: ${command.usage}`,
+      );
+    }
+    return { args: positionals, options: values };
+  } catch (error) {
+    if (error instanceof CliError) throw error;
+    throw usage(
+      error instanceof Error ? (error.message.split(". ")[0] ?? "") : String(error),
+      `Usage: ${command.usage}`,
+    );
+  }
+}
+
+/** One slip of the fingers away. */
+function close(a: string, b: string): boolean {
+  if (Math.abs(a.length - b.length) > 1 || a === b) return a === b;
+  let i = 0;
+  while (a[i] === b[i]) i += 1;
+  const rests = [a.slice(i + 1) === b.slice(i + 1), a.slice(i + 1) === b.slice(i), a.slice(i) === b.slice(i + 1)];
+  return rests.includes(true) || (a[i] === b[i + 1] && a[i + 1] === b[i] && a.slice(i + 2) === b.slice(i + 2));
+}

@@ -1,0 +1,82 @@
+import { stripVTControlCharacters } from "node:util";
+
+/** How a verb speaks: `--json` gives exactly one JSON value on standard output; else text for a person. */
+export interface Output {
+  readonly json: boolean;
+  readonly tty: boolean;
+  /** A line for a person on standard output; nothing with `--json`. */
+  say(line?: string): void;
+  /** A line on standard error, also with `--json`: progress, hints. */
+  hint(line: string): void;
+  /** The value of `--json`. */
+  value(value: unknown): void;
+  bold(text: string): string;
+  dim(text: string): string;
+  red(text: string): string;
+  green(text: string): string;
+  yellow(text: string): string;
+}
+
+export function createOutput(json: boolean): Output {
+  const tty = process.stdout.isTTY;
+  const colour = tty && process.env["NO_COLOR"] === undefined && process.env["TERM"] !== "dumb";
+  const paint = (code: number, off: number) => (text: string) =>
+    colour ? `\u001B[${code}m${text}\u001B[${off}m` : text;
+  return {
+    ...{ json, tty },
+    say: (line = "") => void (json || process.stdout.write(`${line}\n`)),
+    hint: (line) => void process.stderr.write(`${line}\n`),
+    value: (value) => void (json && process.stdout.write(`${JSON.stringify(value, null, 2)}\n`)),
+    ...{ bold: paint(1, 22), dim: paint(2, 22), red: paint(31, 39), green: paint(32, 39), yellow: paint(33, 39) },
+  };
+}
+
+/** Columns aligned by what is visible; the last one runs free. */
+export function table(rows: readonly (readonly string[])[]): string[] {
+  const width = (text: string): number => stripVTControlCharacters(text).length;
+  const widths = (rows[0] ?? []).map((_, i) => Math.max(...rows.map((row) => width(row[i] ?? ""))));
+  return rows.map((row) =>
+    row
+      .map((cell, i) => (i === row.length - 1 ? cell : cell + " ".repeat((widths[i] ?? 0) - width(cell))))
+      .join("  ")
+      .trimEnd(),
+  );
+}
+
+/** Text from a server or a recording, made harmless for a terminal: control characters are shown, not sent. */
+export function plain(text: string): string {
+  return text.replaceAll(
+    /[\u0000-\u0008\u000B-\u001F\u007F-\u009F\u200E\u200F\u202A-\u202E\u2066-\u2069]/g,
+    (char) => `\\x${(char.codePointAt(0) ?? 0).toString(16).padStart(2, "0")}`,
+  );
+}
+
+/** `02:31:07` on this machine's clock, with the date when it is not today. */
+export function clock(time: string): string {
+  const date = new Date(time);
+  const day =
+    date.toDateString() === new Date().toDateString()
+      ? ""
+      : `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} `;
+  return `${day}${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+}
+
+const two = (n: number): string => String(n).padStart(2, "0");
+
+/** `1h30m`, `45m`, `59s`. */
+export function duration(ms: number): string {
+  const seconds = Math.max(0, Math.round(ms / 1000));
+  const parts = [
+    Math.floor(seconds / 86_400),
+    Math.floor(seconds / 3600) % 24,
+    Math.floor(seconds / 60) % 60,
+    seconds % 60,
+  ];
+  return parts.map((n, i) => (n === 0 ? "" : `${n}${"dhms"[i]}`)).join("") || "0s";
+}
+
+export function bytes(n: number): string {
+  if (n < 1024) return `${n} B`;
+  const unit = Math.min(4, Math.floor(Math.log2(n) / 10));
+  return `${(n / 1024 ** unit).toFixed(1)} ${["B", "KiB", "MiB", "GiB", "TiB"][unit]}`;
+}

@@ -1,0 +1,199 @@
+import { z } from "zod";
+import { ERRORS, type ErrorCode } from "./errors.ts";
+
+/** The HTTP API, version 1. Times are ISO 8601 in UTC, durations milliseconds, sizes bytes. */
+
+const time = z.iso.datetime().describe("ISO 8601, UTC");
+const grantId = z.string().regex(/^gr_[0-9a-hjkmnp-tv-z]{12}$/, "is not a grant id such as gr_7kq2m9x4tbzc");
+const sessionId = z.string().regex(/^se_[0-9a-hjkmnp-tv-z]{12}$/, "is not a session id such as se_7kq2m9x4tbzc");
+const name = z.string().min(1).max(64);
+const oneLine = (max: number): z.ZodString => z.string().max(max);
+
+export const ROLES = ["requester", "approver", "security_officer", "auditor", "admin"] as const;
+export type Role = (typeof ROLES)[number];
+
+export const GRANT_STATES = [
+  ...(["pending", "approved", "opening", "active", "closing", "closed", "reviewed"] as const),
+  ...(["denied", "withdrawn", "timed_out", "failed"] as const),
+] as const;
+export type GrantState = (typeof GRANT_STATES)[number];
+
+export const errorBody = z.object({
+  error: z.object({
+    code: z.enum(Object.keys(ERRORS) as [ErrorCode, ...ErrorCode[]]),
+    message: z.string(),
+    next: z.string().optional().describe("What to do about it"),
+    details: z.record(z.string(), z.unknown()).optional(),
+  }),
+});
+export type ErrorBody = z.infer<typeof errorBody>;
+
+// -------------------------------------------------------------------------------------------------- people
+
+export const loginRequest = z.strictObject({ name, secret: z.string().min(1).max(256) });
+export const loginAnswer = z.object({ token: z.string(), person: z.string(), expiresAt: time });
+export const whoami = z.object({
+  person: z.string(),
+  roles: z.array(z.enum(ROLES)),
+  groups: z.array(z.string()),
+  expiresAt: time.describe("When the token that asked ends"),
+});
+export type Whoami = z.infer<typeof whoami>;
+
+// -------------------------------------------------------------------------------------------------- playbooks
+
+export const playbookView = z.object({
+  playbook: z.string(),
+  summary: z.string(),
+  target: z.string(),
+  kind: z.string(),
+  may: z.boolean().describe("Whether the caller may break this glass now"),
+  need: z.number().int().describe("Approvals that it would take now"),
+  reasons: z.array(z.string()).describe("Where not: why not, and what would have to be true"),
+  reasonCodes: z.array(z.string()),
+  maxMs: z.number().int(),
+  promises: z.object({ nativeExpiry: z.string(), killsLiveSessions: z.boolean(), worstCaseRevokeMs: z.number() }),
+});
+export type PlaybookView = z.infer<typeof playbookView>;
+
+// -------------------------------------------------------------------------------------------------- grants
+
+export const breakRequest = z.strictObject({
+  playbook: name,
+  reason: name.describe("One of the playbook's reason codes"),
+  why: z.string().trim().min(3).max(2000).describe("In the requester's own words"),
+  incident: oneLine(200).optional(),
+  forMs: z.number().int().positive().optional().describe("Default: the playbook's max"),
+});
+export type BreakRequest = z.infer<typeof breakRequest>;
+
+export const evidence = z.object({ asked: z.string(), answered: z.string() });
+
+export const proofView = z.object({
+  provedAt: time,
+  leases: z.array(z.object({ lease: z.string(), name: z.string(), deadFrom: time, evidence: z.array(evidence) })),
+  drift: z
+    .object({ known: z.boolean(), added: z.array(z.string()), removed: z.array(z.string()) })
+    .describe("How the target's access state differs from before; `known: false` where it could not be compared"),
+});
+export type ProofView = z.infer<typeof proofView>;
+
+export const approvalView = z.object({ person: z.string(), verdict: z.enum(["approve", "deny"]), at: time });
+
+export const sessionView = z.object({
+  session: z.string(),
+  grant: z.string(),
+  person: z.string(),
+  target: z.string(),
+  remoteAddress: z.string(),
+  client: z.record(z.string(), z.unknown()),
+  openedAt: time,
+  closedAt: time.nullable(),
+  cause: z.string().nullable(),
+  detail: z.string().nullable(),
+  statements: z.number().int(),
+  refused: z.number().int(),
+  bytesIn: z.number().int(),
+  bytesOut: z.number().int(),
+  recordingComplete: z.boolean(),
+});
+export type SessionView = z.infer<typeof sessionView>;
+
+export const grantView = z.object({
+  grant: z.string(),
+  state: z.enum(GRANT_STATES),
+  playbook: z.string(),
+  playbookHash: z.string(),
+  target: z.string(),
+  kind: z.string(),
+  requester: z.string(),
+  reason: z.string(),
+  why: z.string(),
+  incident: z.string().nullable(),
+  need: z.number().int(),
+  approvals: z.array(approvalView),
+  forMs: z.number().int(),
+  createdAt: time,
+  decideBy: time,
+  approvedAt: time.nullable(),
+  endsAt: time.nullable(),
+  activeAt: time.nullable(),
+  closedAt: time.nullable(),
+  endCause: z.string().nullable(),
+  endText: z.string().nullable(),
+  mayApprove: z.array(z.string()).describe("People whose approval would count, while pending"),
+  lastError: z.string().nullable().describe("While opening or closing: what the target answered last"),
+  attempts: z.number().int(),
+  proof: proofView.nullable(),
+});
+export type GrantView = z.infer<typeof grantView>;
+
+export const connectAnswer = z.object({
+  grant: z.string(),
+  kind: z.string(),
+  host: z.string(),
+  port: z.number().int(),
+  user: z.string(),
+  secret: z.string().describe("The connect secret of this grant; works until its end"),
+  secretEnv: z.string().describe("Environment variable that the native client reads the secret from"),
+  env: z
+    .record(z.string(), z.string())
+    .describe("Environment for any other client of this protocol; `{ca}` as in `argv`"),
+  ca: z.string().describe("PEM that the gateway's certificate chains to"),
+  argv: z.array(z.string()).describe("The native client's command; `{ca}` stands for a file with `ca`"),
+  endsAt: time,
+});
+export type ConnectAnswer = z.infer<typeof connectAnswer>;
+
+export const endRequest = z.strictObject({ waitMs: z.number().int().min(0).max(120_000).optional() });
+export const killRequest = z.strictObject({ id: z.union([grantId, sessionId]), why: oneLine(500).optional() });
+export const killAnswer = z.object({ id: z.string(), sessionsCut: z.number().int(), grant: grantView });
+export type KillAnswer = z.infer<typeof killAnswer>;
+
+// -------------------------------------------------------------------------------------------------- recordings and log
+
+export const recordView = z
+  .object({ seq: z.number().int(), at: time, kind: z.string() })
+  .catchall(z.unknown())
+  .describe("One record of a session's recording; raw bytes are base64 in `bytes`");
+
+export const logEntryView = z.object({
+  index: z.number().int(),
+  leafHash: z.string().describe("hex"),
+  entry: z.record(z.string(), z.unknown()),
+  people: z.record(z.string(), z.string()).describe("Names of the pseudonymous ids in it, where still known"),
+});
+export type LogEntryView = z.infer<typeof logEntryView>;
+export const logPage = z.object({ size: z.number().int(), entries: z.array(logEntryView) });
+export const logProof = z.object({
+  proof: z.string().describe("C2SP tlog-proof"),
+  entry: z.string().describe("The entry's bytes, canonical JSON: what the leaf hash is of"),
+});
+export type LogProof = z.infer<typeof logProof>;
+export type LogPage = z.infer<typeof logPage>;
+
+// -------------------------------------------------------------------------------------------------- targets
+
+export const checkView = z.object({
+  check: z.string(),
+  ok: z.boolean(),
+  detail: z.string(),
+  fix: z.string().optional(),
+});
+export const targetCheck = z.object({
+  target: z.string(),
+  kind: z.string(),
+  playbook: z.string().nullable(),
+  checks: z.array(checkView),
+});
+export type TargetCheck = z.infer<typeof targetCheck>;
+
+export const health = z.object({
+  ok: z.boolean(),
+  version: z.string(),
+  install: z.string(),
+  gateway: z.boolean(),
+  store: z.boolean(),
+});
+
+export const params = { grant: z.object({ grant: grantId }), session: z.object({ session: sessionId }) };

@@ -1,0 +1,44 @@
+import { append } from "../audit/append.ts";
+import { newId } from "../core/ids.ts";
+import type { Store } from "../store/database.ts";
+
+/** Raises an alarm, once per key until it is cleared. @returns whether it is new. */
+export async function raiseAlarm(
+  store: Store,
+  warn: (line: string) => void,
+  key: string,
+  text: string,
+): Promise<boolean> {
+  const id = newId("alarm");
+  const fresh = await store.transaction().execute(async (tx) => {
+    const row = await tx
+      .insertInto("alarms")
+      .values({ id, key, text })
+      .onConflict((c) => c.column("key").where("cleared_at", "is", null).doNothing())
+      .returning("id")
+      .executeTakeFirst();
+    if (row === undefined) return false;
+    await append(tx, { type: "alarm.raised", at: new Date(), actor: "glasskey", data: { alarm: id, key, text } });
+    return true;
+  });
+  if (fresh) warn(`ALARM ${text}`);
+  return fresh;
+}
+
+/** Clears the open alarm of that key, if there is one. */
+export async function clearAlarm(store: Store, warn: (line: string) => void, key: string): Promise<void> {
+  const text = await store.transaction().execute(async (tx) => {
+    const row = await tx
+      .updateTable("alarms")
+      .set({ cleared_at: new Date() })
+      .where("key", "=", key)
+      .where("cleared_at", "is", null)
+      .returning(["id", "text"])
+      .executeTakeFirst();
+    if (row !== undefined) {
+      await append(tx, { type: "alarm.cleared", at: new Date(), actor: "glasskey", data: { alarm: row.id, key } });
+    }
+    return row?.text;
+  });
+  if (text !== undefined) warn(`alarm over: ${text}`);
+}

@@ -1,0 +1,103 @@
+import { sql } from "kysely";
+import pg from "pg";
+import { sleep } from "../core/clock.ts";
+import { describe } from "../core/errors.ts";
+import { clientConfig, type Store, type StoreAddress } from "../store/database.ts";
+import type { CutReason, SessionCutter } from "./access.ts";
+
+const CHANNEL = "gk_cut";
+const RECONNECT_MS = 1_000;
+
+type Message =
+  | { from: string; cut: { grant: string } | { session: string }; reason: CutReason }
+  | { from: string; extend: string; endsAtMs: number };
+
+export interface CutBus extends SessionCutter {
+  stop(): Promise<void>;
+}
+
+export interface CutBusOptions {
+  address: StoreAddress;
+  store: Store;
+  node: string;
+  /** The sessions of this process. */
+  local: SessionCutter;
+  warn(line: string): void;
+}
+
+/**
+ * Cuts sessions in this process and in every other one. Others are told by NOTIFY; whoever was not listening at that
+ * moment looks the ended grants up in the store when it listens again, so that no cut is lost.
+ */
+export function startCutBus(options: CutBusOptions): CutBus {
+  const { address, store, node, local, warn } = options;
+  const stopped = new AbortController();
+  let client: pg.Client | undefined;
+
+  const tell = async (message: Message): Promise<void> => {
+    await sql`select pg_notify(${CHANNEL}, ${JSON.stringify(message)})`
+      .execute(store)
+      .catch((error: unknown) => warn(`other processes are not told of a cut yet: ${describe(error)}`));
+  };
+  const hear = (payload: string | undefined): void => {
+    const message = JSON.parse(payload ?? "{}") as Message;
+    if (message.from === node) return;
+    const done =
+      "cut" in message ? local.cut(message.cut, message.reason) : local.extend(message.extend, message.endsAtMs);
+    done.catch((error: unknown) => warn(`a cut from another process failed: ${describe(error)}`));
+  };
+  /** What this process still holds although the store says that it is over. */
+  const catchUp = async (): Promise<void> => {
+    const rows = await store
+      .selectFrom("sessions")
+      .innerJoin("grants", "grants.id", "sessions.grant_id")
+      .select(["sessions.id", "sessions.kill_asked_at", "grants.end_cause", "grants.end_text"])
+      .where("sessions.node", "=", node)
+      .where("sessions.closed_at", "is", null)
+      .where((eb) => eb.or([eb("grants.state", "<>", "active"), eb("sessions.kill_asked_at", "is not", null)]))
+      .execute();
+    for (const row of rows) {
+      await local.cut(
+        { session: row.id },
+        { code: row.kill_asked_at === null ? "ended" : "killed", text: row.end_text ?? "this access is over" },
+      );
+    }
+  };
+  const listen = async (): Promise<void> => {
+    while (!stopped.signal.aborted) {
+      const connection = new pg.Client(clientConfig(address));
+      const broken = new Promise<void>((resolve) => {
+        connection.once("error", () => resolve());
+        connection.once("end", () => resolve());
+      });
+      try {
+        await connection.connect();
+        client = connection;
+        connection.on("notification", ({ payload }) => hear(payload));
+        await connection.query(`listen ${CHANNEL}`);
+        await catchUp();
+        await broken;
+      } catch (error) {
+        if (!stopped.signal.aborted) warn(`cuts from other processes wait for the store: ${describe(error)}`);
+      }
+      await connection.end().catch(() => {});
+      await sleep(RECONNECT_MS, stopped.signal).catch(() => {});
+    }
+  };
+  const listening = listen();
+  return {
+    async cut(filter, reason) {
+      const [count] = await Promise.all([local.cut(filter, reason), tell({ from: node, cut: filter, reason })]);
+      return count;
+    },
+    async extend(grant, endsAtMs) {
+      await Promise.all([local.extend(grant, endsAtMs), tell({ from: node, extend: grant, endsAtMs })]);
+    },
+    activity: () => local.activity(),
+    async stop() {
+      stopped.abort();
+      await client?.end().catch(() => {});
+      await listening;
+    },
+  };
+}

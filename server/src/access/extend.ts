@@ -1,0 +1,141 @@
+import { sql } from "kysely";
+import { append } from "../audit/append.ts";
+import { describe, GlassError } from "../core/errors.ts";
+import { pseudonymOf } from "../identity/pseudonyms.ts";
+import type { Tx } from "../store/database.ts";
+import type { Access } from "./access.ts";
+import { readPlan } from "./leases.ts";
+import type { GrantRow } from "./lifecycle.ts";
+import { pinned } from "./open.ts";
+import { denied } from "./request.ts";
+
+const REMOTE_TIMEOUT_MS = 20_000;
+
+/**
+ * Asks for a later end. A new decision, under the pinned playbook's `extend:`; where that needs nobody it takes effect at
+ * once, else it waits for approvals of its own (`glass approve GRANT`).
+ * @returns whether the end has moved. @throws GlassError `policy_denied` or `conflict`.
+ */
+export async function extendGrant(access: Access, person: string, grantId: string): Promise<{ extended: boolean }> {
+  const actor = await pseudonymOf(access.store, person);
+  const after = await access.store.transaction().execute(async (tx) => {
+    const grant = await tx.selectFrom("grants").selectAll().where("id", "=", grantId).forUpdate().executeTakeFirst();
+    if (grant === undefined) throw new GlassError("not_found", `there is no grant ${grantId.slice(0, 40)}`);
+    if (grant.state !== "active")
+      throw new GlassError("conflict", `grant ${grantId} is ${grant.state}; only an active grant can be extended`);
+    const question = await questionOf(access, tx, grant);
+    const decision = access
+      .policy()
+      .decide({ ...question, action: "request_extension", person, requester: grant.requester });
+    if (!decision.allow) throw denied(decision);
+    if (decision.need === 0) return applyExtension(access, tx, grant, [], actor);
+    await tx
+      .updateTable("grants")
+      .set({ extension_round: grant.extensions_used + 1 })
+      .where("id", "=", grantId)
+      .execute();
+    const event = { actor, grant: grantId, target: grant.target, playbook: grant.playbook };
+    await append(tx, { type: "grant.extension_requested", at: new Date(), ...event, data: { byMs: question.byMs } });
+    return undefined;
+  });
+  if (after === undefined) return { extended: false };
+  await after();
+  return { extended: true };
+}
+
+/**
+ * Moves the end, if the decision with these approvals allows it: grant and lease rows in the caller's transaction. Then,
+ * after the commit, what it returned is called: it moves the target's native expiry and the live sessions' deadline.
+ */
+export async function applyExtension(
+  access: Access,
+  tx: Tx,
+  grant: GrantRow,
+  approvedBy: readonly string[],
+  actor: string,
+): Promise<(() => Promise<void>) | undefined> {
+  const question = await questionOf(access, tx, grant);
+  const decision = access
+    .policy()
+    .decide({ ...question, action: "extend", person: grant.requester, requester: grant.requester, approvedBy });
+  if (!decision.allow) {
+    if (decision.missing > 0) return undefined;
+    throw denied(decision);
+  }
+  const moved = await tx
+    .updateTable("grants")
+    .set((eb) => ({
+      ends_at: sql`ends_at + ${question.byMs} * interval '1 millisecond'`,
+      extensions_used: eb("extensions_used", "+", 1),
+      extension_round: null,
+    }))
+    .where("id", "=", grant.id)
+    .where("state", "=", "active")
+    .where("extensions_used", "=", grant.extensions_used)
+    .where(sql<boolean>`ends_at > clock_timestamp()`)
+    .where(
+      sql<boolean>`ends_at + ${question.byMs} * interval '1 millisecond' <= approved_at + max_ms * interval '1 millisecond'`,
+    )
+    .returning("ends_at")
+    .executeTakeFirst();
+  const endsAt = moved?.ends_at;
+  if (endsAt === undefined || endsAt === null)
+    throw new GlassError("conflict", "the grant is over, or the extension would pass the playbook's cap");
+  const lease = await tx
+    .updateTable("leases")
+    .set({ ends_at: endsAt, next_at: endsAt })
+    .where("grant_id", "=", grant.id)
+    .where("state", "=", "live")
+    .returningAll()
+    .executeTakeFirst();
+  const data = { byMs: question.byMs, endsAt: endsAt.toISOString() };
+  await append(tx, {
+    type: "grant.extended",
+    at: new Date(),
+    actor,
+    grant: grant.id,
+    target: grant.target,
+    playbook: grant.playbook,
+    data,
+  });
+  return async () => {
+    const kind = lease === undefined ? undefined : access.kinds.get(lease.kind);
+    if (lease !== undefined && kind !== undefined) {
+      try {
+        const plan = await kind.driver.extend(readPlan(access, lease), endsAt, AbortSignal.timeout(REMOTE_TIMEOUT_MS));
+        const sealed = access.keyring.seal(
+          { table: "leases", row: lease.id, column: "plan" },
+          Buffer.from(JSON.stringify(plan)),
+        );
+        await access.store.updateTable("leases").set({ plan: sealed }).where("id", "=", lease.id).execute();
+      } catch (error) {
+        // Live sessions go on; only new logins stop at the old end, which is the safe side.
+        access.warn(`grant ${grant.id}: the target did not move its expiry: ${describe(error)}`);
+      }
+    }
+    await access.cutter().extend(grant.id, endsAt.getTime());
+  };
+}
+
+async function questionOf(access: Access, tx: Tx, grant: GrantRow) {
+  const { playbook } = await pinned(tx, grant.playbook_hash);
+  const byMs = playbook.time.extend?.byMs ?? 0;
+  if (byMs === 0)
+    throw new GlassError("policy_denied", `playbook ${grant.playbook} allows no extension`, {
+      next: "Break the glass again when this grant has ended.",
+    });
+  const spanMs =
+    grant.ends_at === null || grant.approved_at === null
+      ? grant.duration_ms
+      : grant.ends_at.getTime() - grant.approved_at.getTime();
+  return {
+    ...{
+      playbook: grant.playbook,
+      reason: grant.reason,
+      byMs,
+      totalMs: spanMs + byMs,
+      extensions: grant.extensions_used,
+    },
+    facts: access.policy().facts(grant.requester),
+  };
+}

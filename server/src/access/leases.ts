@@ -1,0 +1,479 @@
+import { sql, type Selectable } from "kysely";
+import { append } from "../audit/append.ts";
+import { sleep } from "../core/clock.ts";
+import { deriveSecret } from "../core/derive.ts";
+import { describe, GlassError } from "../core/errors.ts";
+import type { JsonObject } from "../core/json.ts";
+import type { Store, Tx } from "../store/database.ts";
+import type { LeasesTable } from "../store/tables.ts";
+import type { Confirmation, LeasePlan, LeaseSecrets } from "../targets/target.ts";
+import type { Access, KindControl } from "./access.ts";
+import { clearAlarm, raiseAlarm } from "./alarms.ts";
+import { beginClosing } from "./close.ts";
+import { finishClosing } from "./confirm.ts";
+import { planLease } from "./open.ts";
+import { move } from "./lifecycle.ts";
+
+export type LeaseRow = Selectable<LeasesTable>;
+
+const REMOTE_TIMEOUT_MS = 20_000; // one step on a target; slower is "not known"
+const CLAIM_MS = 90_000; // longer than all steps of one attempt: three remote calls and a fingerprint
+const AT_ONCE_PER_TARGET = 4; // gentle on a production system in trouble
+const AT_ONCE = 32;
+const MAX_LEASES_PER_GRANT = 3; // a crash in mid-mint starts a new lease; a crash loop does not start them for ever
+const FINGERPRINT_TIMEOUT_MS = 5_000;
+/** Seconds, minutes, at most hourly, for ever. */
+const BACKOFF_MS = [500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 900_000, 3_600_000] as const;
+
+/**
+ * The loop that opens, expires and removes credentials. The lease table is its schedule; any process may take any due
+ * lease, one at a time (`FOR UPDATE SKIP LOCKED`, then a claim that a dead process loses).
+ */
+export interface LeaseWorker {
+  /** Works on this lease now, waiting for a claim that is in flight in this process. Never rejects. */
+  kick(lease: string): Promise<void>;
+  /** Looks for due leases now. */
+  wake(): void;
+  stop(): Promise<void>;
+}
+
+export function startLeaseWorker(access: Access, { pollMs = 1_000 } = {}): LeaseWorker {
+  const stopped = new AbortController();
+  const inFlight = new Map<string, Promise<void>>();
+  const perTarget = new Map<string, number>();
+  let wakeUp = (): void => {};
+
+  const work = async (row: LeaseRow): Promise<void> => {
+    perTarget.set(row.target, (perTarget.get(row.target) ?? 0) + 1);
+    try {
+      await step(access, row);
+    } catch (error) {
+      access.warn(`lease ${row.id} on ${row.target}: ${describe(error)}`);
+      await release(access, row.id, describe(error)).catch(() => {}); // the claim runs out by itself
+    } finally {
+      perTarget.set(row.target, (perTarget.get(row.target) ?? 1) - 1);
+    }
+  };
+  const track = (row: LeaseRow): Promise<void> => {
+    const promise = work(row).finally(() => inFlight.delete(row.id));
+    inFlight.set(row.id, promise);
+    return promise;
+  };
+  const loop = async (): Promise<void> => {
+    while (!stopped.signal.aborted) {
+      const woken = new Promise<void>((resolve) => (wakeUp = resolve));
+      try {
+        const busy = [...perTarget].filter(([, count]) => count >= AT_ONCE_PER_TARGET).map(([target]) => target);
+        const room = AT_ONCE - inFlight.size;
+        const rows =
+          room > 0 ? await claim(access, { limit: Math.min(room, AT_ONCE_PER_TARGET), exceptTargets: busy }) : [];
+        for (const row of rows) void track(row).then(() => wakeUp());
+        if (rows.length > 0) continue;
+      } catch (error) {
+        access.warn(`leases wait for the store: ${describe(error)}`);
+      }
+      await Promise.race([woken, sleep(await untilNext(access.store, pollMs), stopped.signal).catch(() => {})]);
+    }
+  };
+  const running = loop();
+  return {
+    async kick(lease) {
+      for (let round = 0; round < 50; round += 1) {
+        await inFlight.get(lease);
+        try {
+          const [row] = await claim(access, { limit: 1, id: lease });
+          if (row !== undefined) {
+            await track(row);
+            // A minted lease may have been asked to close meanwhile; go on until this attempt changed nothing more.
+            if (row.state !== "planned" && row.state !== "minting") return;
+            continue;
+          }
+        } catch (error) {
+          access.warn(`lease ${lease} waits for the store: ${describe(error)}`);
+        }
+        if (!inFlight.has(lease)) return;
+      }
+    },
+    wake: () => wakeUp(),
+    async stop() {
+      stopped.abort();
+      wakeUp();
+      await running;
+      await Promise.all(inFlight.values());
+    },
+  };
+}
+
+async function untilNext(store: Store, pollMs: number): Promise<number> {
+  try {
+    const row = await store
+      .selectFrom("leases")
+      .select(sql<number | null>`extract(epoch from min(next_at) - clock_timestamp()) * 1000`.as("ms"))
+      .where("state", "<>", "dead")
+      .where((eb) => eb.or([eb("claimed_until", "is", null), eb("claimed_until", "<", sql<Date>`clock_timestamp()`)]))
+      .executeTakeFirst();
+    const ms = row?.ms ?? null;
+    return ms === null ? pollMs : Math.min(pollMs, Math.max(5, Math.ceil(ms)));
+  } catch {
+    return pollMs;
+  }
+}
+
+async function claim(
+  access: Access,
+  { limit, id, exceptTargets = [] }: { limit: number; id?: string; exceptTargets?: readonly string[] },
+): Promise<readonly LeaseRow[]> {
+  return access.store
+    .updateTable("leases")
+    .set({ claimed_by: access.node, claimed_until: sql`clock_timestamp() + ${CLAIM_MS} * interval '1 millisecond'` })
+    .where("id", "in", (eb) => {
+      let due = eb
+        .selectFrom("leases")
+        .select("id")
+        .where("state", "<>", "dead")
+        .where((w) => w.or([w("claimed_until", "is", null), w("claimed_until", "<", sql<Date>`clock_timestamp()`)]));
+      if (id === undefined) due = due.where("next_at", "<=", sql<Date>`clock_timestamp()`);
+      else due = due.where("id", "=", id);
+      if (exceptTargets.length > 0) due = due.where("target", "not in", exceptTargets);
+      return due.orderBy("next_at").limit(limit).forUpdate().skipLocked();
+    })
+    .returningAll()
+    .execute();
+}
+
+async function release(access: Access, lease: string, error: string): Promise<void> {
+  const row = await access.store.selectFrom("leases").select("attempts").where("id", "=", lease).executeTakeFirst();
+  const waitMs = BACKOFF_MS[Math.min(row?.attempts ?? 0, BACKOFF_MS.length - 1)] ?? 3_600_000;
+  await access.store
+    .updateTable("leases")
+    .set((eb) => ({
+      claimed_by: null,
+      claimed_until: null,
+      attempts: eb("attempts", "+", 1),
+      last_error: error,
+      next_at: sql`clock_timestamp() + ${waitMs} * interval '1 millisecond'`,
+    }))
+    .where("id", "=", lease)
+    .where("state", "<>", "dead")
+    .execute();
+}
+
+/** One attempt at what the lease's state asks for. */
+async function step(access: Access, row: LeaseRow): Promise<void> {
+  const kind = access.kinds.get(row.kind);
+  if (kind === undefined) throw new GlassError("config_invalid", `no target kind ${row.kind} in this Glasskey`);
+  switch (row.state) {
+    case "planned":
+      return mint(access, kind, row);
+    case "minting":
+      return abandonMint(access, row);
+    case "live":
+      return expire(access, row);
+    case "closing":
+      return remove(access, kind, row);
+    case "dead":
+      return;
+  }
+}
+
+export function readPlan(access: Access, row: Pick<LeaseRow, "id" | "plan">): LeasePlan {
+  return JSON.parse(
+    access.keyring.open({ table: "leases", row: row.id, column: "plan" }, row.plan).toString("utf8"),
+  ) as JsonObject;
+}
+
+export function leaseKey(access: Pick<Access, "keyring">, lease: string): Buffer {
+  return access.keyring.derive("lease", lease);
+}
+
+function secretsOf(access: Access, lease: string): LeaseSecrets {
+  const key = leaseKey(access, lease);
+  return { derive: (purpose) => deriveSecret(key, purpose) };
+}
+
+async function mint(access: Access, kind: KindControl, row: LeaseRow): Promise<void> {
+  const plan = readPlan(access, row);
+  const event = {
+    at: new Date(),
+    actor: "glasskey",
+    lease: row.id,
+    target: row.target,
+    ...(row.grant_id === null ? {} : { grant: row.grant_id }),
+  };
+  const mine = await access.store.transaction().execute(async (tx) => {
+    const taken = await tx
+      .updateTable("leases")
+      .set({ state: "minting" })
+      .where("id", "=", row.id)
+      .where("state", "=", "planned")
+      .where("claimed_by", "=", access.node)
+      .returning("id")
+      .executeTakeFirst();
+    if (taken !== undefined) await append(tx, { type: "lease.minting", ...event });
+    return taken !== undefined;
+  });
+  if (!mine) return unclaim(access.store, row.id);
+
+  const secrets = secretsOf(access, row.id);
+  const before = fingerprint(access, kind, row).catch((error: unknown) => describe(error));
+  try {
+    await kind.driver.mint(plan, secrets, AbortSignal.timeout(REMOTE_TIMEOUT_MS));
+    await kind.driver.probe(plan, secrets, AbortSignal.timeout(REMOTE_TIMEOUT_MS));
+  } catch (error) {
+    await failOpening(access, row, error);
+    return;
+  }
+  const found = await before;
+  await access.store.transaction().execute(async (tx) => {
+    const live = await tx
+      .updateTable("leases")
+      .set({
+        ...{
+          state: "live",
+          claimed_by: null,
+          claimed_until: null,
+          next_at: row.ends_at,
+          attempts: 0,
+          last_error: null,
+        },
+        before: typeof found === "string" ? null : sealLines(access, row.id, found),
+      })
+      .where("id", "=", row.id)
+      .where("state", "=", "minting")
+      .returning("id")
+      .executeTakeFirst();
+    if (live !== undefined) await append(tx, { type: "lease.minted", ...event, at: new Date() });
+    const active =
+      live === undefined || row.grant_id === null
+        ? undefined
+        : await move(tx, {
+            grant: row.grant_id,
+            to: "active",
+            guard: "beforeEnd",
+            actor: "glasskey",
+            set: { active_at: sql`clock_timestamp()` },
+          });
+    if (active === undefined) await closeLease(tx, row.id); // asked to close, or over, while it was being minted
+  });
+}
+
+/** A process died between the remote call and its answer: whatever is there goes, and a new lease starts if time is left. */
+async function abandonMint(access: Access, row: LeaseRow): Promise<void> {
+  const next = await access.store.transaction().execute(async (tx) => {
+    await closeLease(tx, row.id);
+    if (row.grant_id === null) return undefined;
+    const grant = await tx
+      .selectFrom("grants")
+      .selectAll()
+      .where("id", "=", row.grant_id)
+      .forUpdate()
+      .executeTakeFirstOrThrow();
+    const { count } = await tx
+      .selectFrom("leases")
+      .select((eb) => eb.fn.countAll<number>().as("count"))
+      .where("grant_id", "=", row.grant_id)
+      .executeTakeFirstOrThrow();
+    if (grant.state === "opening" && count < MAX_LEASES_PER_GRANT) return planLease(access, tx, grant);
+    if (grant.state === "opening") {
+      await beginClosing(access, tx, {
+        grant: grant.id,
+        actor: "glasskey",
+        cause: "opening_failed",
+        text: "Glasskey restarted too often while opening",
+      });
+    }
+    return undefined;
+  });
+  await access.kick(row.id);
+  if (next !== undefined) await access.kick(next);
+}
+
+async function failOpening(access: Access, row: LeaseRow, error: unknown): Promise<void> {
+  const text = describe(error);
+  await access.store.transaction().execute(async (tx) => {
+    await append(tx, {
+      ...{
+        type: "lease.failed",
+        at: new Date(),
+        actor: "glasskey",
+        lease: row.id,
+        target: row.target,
+        data: { error: text },
+      },
+      ...(row.grant_id === null ? {} : { grant: row.grant_id }),
+    });
+    if (row.grant_id !== null) {
+      await beginClosing(access, tx, { grant: row.grant_id, actor: "glasskey", cause: "opening_failed", text });
+    }
+    await closeLease(tx, row.id, text);
+  });
+}
+
+async function expire(access: Access, row: LeaseRow): Promise<void> {
+  if (row.grant_id === null) return unclaim(access.store, row.id);
+  const over = await access.store.transaction().execute(async (tx) => {
+    const moved = await beginClosing(access, tx, {
+      ...{ grant: row.grant_id ?? "", actor: "glasskey", cause: "expired", text: "the grant's time is over" },
+      guard: "afterEnd",
+    });
+    if (moved === undefined) {
+      // Extended meanwhile: the row holds the later end.
+      await tx
+        .updateTable("leases")
+        .set((eb) => ({ claimed_by: null, claimed_until: null, next_at: eb.ref("ends_at") }))
+        .where("id", "=", row.id)
+        .where("state", "=", "live")
+        .execute();
+    }
+    return moved;
+  });
+  if (over === undefined) return;
+  void access.cutter().cut({ grant: row.grant_id }, { code: "expired", text: "the grant's time is over" });
+  await unclaim(access.store, row.id); // due for removal now; the loop takes it at once
+}
+
+/** Marks a lease for removal, due now. The claim of whoever works on it is given back. */
+async function closeLease(tx: Tx, lease: string, error?: string): Promise<void> {
+  await tx
+    .updateTable("leases")
+    .set({
+      ...{ state: "closing", claimed_by: null, claimed_until: null, attempts: 0, next_at: sql`clock_timestamp()` },
+      ...(error === undefined ? {} : { last_error: error }),
+    })
+    .where("id", "=", lease)
+    .where("state", "in", ["planned", "minting", "live", "closing"])
+    .execute();
+}
+
+async function unclaim(store: Store, lease: string): Promise<void> {
+  await store.updateTable("leases").set({ claimed_by: null, claimed_until: null }).where("id", "=", lease).execute();
+}
+
+/** Fence, revoke, confirm: each step is stored, each may be repeated for ever, and only the target's answer ends it. */
+async function remove(access: Access, kind: KindControl, row: LeaseRow): Promise<void> {
+  const plan = readPlan(access, row);
+  const event = {
+    actor: "glasskey",
+    lease: row.id,
+    target: row.target,
+    ...(row.grant_id === null ? {} : { grant: row.grant_id }),
+  };
+  const mark = async (column: "fenced_at" | "revoked_at", type: "lease.fenced" | "lease.revoked"): Promise<void> => {
+    if (row[column] !== null) return; // said once; doing it again is silent
+    await access.store.transaction().execute(async (tx) => {
+      await tx
+        .updateTable("leases")
+        .set({ [column]: sql`clock_timestamp()` })
+        .where("id", "=", row.id)
+        .execute();
+      await append(tx, { type, at: new Date(), ...event });
+    });
+  };
+  let confirmation: Confirmation;
+  try {
+    await kind.driver.fence(plan, AbortSignal.timeout(REMOTE_TIMEOUT_MS));
+    await mark("fenced_at", "lease.fenced");
+    await kind.driver.revoke(plan, AbortSignal.timeout(REMOTE_TIMEOUT_MS));
+    await mark("revoked_at", "lease.revoked");
+    confirmation = await kind.driver.confirm(plan, secretsOf(access, row.id), AbortSignal.timeout(REMOTE_TIMEOUT_MS));
+  } catch (error) {
+    confirmation = { verdict: "unknown", why: describe(error) };
+  }
+  if (confirmation.verdict !== "dead") {
+    const text = confirmation.verdict === "alive" ? `still there: ${confirmation.left.join(", ")}` : confirmation.why;
+    await release(access, row.id, text);
+    await pageIfLate(access, row, text);
+    return;
+  }
+  const { evidence, from } = confirmation;
+  const drift = await compare(access, kind, row);
+  await access.store.transaction().execute(async (tx) => {
+    const dead = await tx
+      .updateTable("leases")
+      .set({
+        ...{ state: "dead", claimed_by: null, claimed_until: null, dead_at: sql`clock_timestamp()`, last_error: null },
+        evidence: JSON.stringify({ from: from.toISOString(), evidence, drift }),
+      })
+      .where("id", "=", row.id)
+      .where("state", "=", "closing")
+      .returning("id")
+      .executeTakeFirst();
+    if (dead === undefined) return;
+    const data = { from: from.toISOString(), evidence: evidence.map(({ asked, answered }) => ({ asked, answered })) };
+    await append(tx, {
+      type: row.grant_id === null ? "lease.orphan_removed" : "lease.confirmed",
+      at: new Date(),
+      ...event,
+      data,
+    });
+    if (drift.known && drift.added.length + drift.removed.length > 0) {
+      await append(tx, {
+        ...{ type: "access.drift", at: new Date(), ...event },
+        data: {
+          added: drift.added.slice(0, 100),
+          removed: drift.removed.slice(0, 100),
+          addedCount: drift.added.length,
+          removedCount: drift.removed.length,
+        },
+      });
+    }
+  });
+  if (row.paged_at !== null) await clearAlarm(access.store, access.warn, `lease ${row.id}`);
+  if (row.grant_id !== null) await finishClosing(access, row.grant_id);
+}
+
+async function pageIfLate(access: Access, row: LeaseRow, text: string): Promise<void> {
+  const late = await access.store
+    .selectFrom("leases")
+    .leftJoin("grants", "grants.id", "leases.grant_id")
+    .select("leases.id")
+    .where("leases.id", "=", row.id)
+    .where(
+      sql<boolean>`coalesce(grants.closing_at, leases.created_at) + leases.worst_case_revoke_ms * interval '1 millisecond' < clock_timestamp()`,
+    )
+    .executeTakeFirst();
+  if (late === undefined || row.paged_at !== null) return;
+  await access.store
+    .updateTable("leases")
+    .set({ paged_at: sql`clock_timestamp()` })
+    .where("id", "=", row.id)
+    .execute();
+  const what = row.grant_id === null ? `orphan lease ${row.id}` : `grant ${row.grant_id}`;
+  await raiseAlarm(
+    access.store,
+    access.warn,
+    `lease ${row.id}`,
+    `access of ${what} to ${row.target} is not proved gone: ${text}`,
+  );
+}
+
+export interface Drift {
+  known: boolean;
+  added: readonly string[];
+  removed: readonly string[];
+}
+
+async function compare(access: Access, kind: KindControl, row: LeaseRow): Promise<Drift> {
+  if (row.before === null) return { known: false, added: [], removed: [] };
+  try {
+    const before = new Set(openLines(access, row.id, row.before));
+    const after = new Set(await fingerprint(access, kind, row));
+    return { known: true, added: [...after.difference(before)], removed: [...before.difference(after)] };
+  } catch {
+    return { known: false, added: [], removed: [] };
+  }
+}
+
+async function fingerprint(access: Access, kind: KindControl, row: LeaseRow): Promise<readonly string[]> {
+  const plan = readPlan(access, row);
+  const { lines } = await kind.driver.fingerprint(plan, row.install, AbortSignal.timeout(FINGERPRINT_TIMEOUT_MS));
+  return lines;
+}
+
+function sealLines(access: Access, lease: string, lines: readonly string[]): Buffer {
+  return access.keyring.seal({ table: "leases", row: lease, column: "before" }, Buffer.from(lines.join("\n")));
+}
+
+function openLines(access: Access, lease: string, sealed: Buffer): readonly string[] {
+  return access.keyring.open({ table: "leases", row: lease, column: "before" }, sealed).toString("utf8").split("\n");
+}

@@ -1,0 +1,82 @@
+import { health, loginAnswer, loginRequest, playbookView, whoami } from "@glasskey/contract";
+import { z } from "zod";
+import { denied } from "../access/request.ts";
+import type { Person } from "../playbooks/policy.ts";
+import { answers, personOf, type Routes } from "./routes.ts";
+import type { Api } from "./services.ts";
+
+export function personRoutes(app: Routes, api: Api): void {
+  app.get(
+    "/healthz",
+    { schema: { summary: "Is it alive?", security: [], response: answers(health) } },
+    async (_request, reply) => {
+      const parts = await api.health();
+      const ok = parts.gateway && parts.store;
+      if (!ok) void reply.header("retry-after", "5");
+      return { ok, version: api.version, install: api.access.install, ...parts };
+    },
+  );
+
+  app.post(
+    "/v1/login",
+    { schema: { summary: "Log a local person in", security: [], body: loginRequest, response: answers(loginAnswer) } },
+    async (request) => {
+      const { token, person, expiresAt } = await api.login(request.body.name, request.body.secret, request.ip);
+      return { token: token.reveal(), person, expiresAt: expiresAt.toISOString() };
+    },
+  );
+
+  app.post(
+    "/v1/logout",
+    { schema: { summary: "End the token that asks", response: answers(z.object({})) } },
+    async (request) => {
+      const { token } = await personOf(api, request);
+      await api.logout(token);
+      return {};
+    },
+  );
+
+  app.get("/v1/whoami", { schema: { summary: "Who is logged in", response: answers(whoami) } }, async (request) => {
+    const { person, expiresAt } = await personOf(api, request);
+    const known: Person | undefined = api.access.policy().person(person);
+    return {
+      person,
+      roles: [...(known?.roles ?? [])],
+      groups: [...(known?.groups ?? [])],
+      expiresAt: expiresAt.toISOString(),
+    };
+  });
+
+  app.get(
+    "/v1/playbooks",
+    {
+      schema: {
+        summary: "What may I break now, and if not, why not",
+        response: answers(z.object({ playbooks: z.array(playbookView) })),
+      },
+    },
+    async (request) => {
+      const { person } = await personOf(api, request);
+      const policy = api.access.policy();
+      const allowed = policy.decide({ action: "list_playbooks", person });
+      if (!allowed.allow) throw denied(allowed);
+      const playbooks = policy.canRequest(person, policy.facts(person)).map(({ playbook, decision }) => {
+        const target = policy.target(playbook.target);
+        const promises = target === undefined ? undefined : api.kinds.get(target.kind)?.promises(target.config);
+        return {
+          playbook: playbook.name,
+          summary: playbook.summary,
+          target: playbook.target,
+          kind: target?.kind ?? "",
+          may: decision.allow,
+          need: decision.need,
+          reasons: decision.allow ? [] : [...decision.reasons, ...decision.wouldHold],
+          reasonCodes: [...playbook.reasons],
+          maxMs: playbook.time.maxMs,
+          promises: promises ?? { nativeExpiry: "none", killsLiveSessions: false, worstCaseRevokeMs: 0 },
+        };
+      });
+      return { playbooks };
+    },
+  );
+}

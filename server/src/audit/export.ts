@@ -1,0 +1,174 @@
+import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import {
+  chunkPath,
+  FormatError,
+  hashesInLevel,
+  openCheckpoint,
+  parseVerifierKeys,
+  partialTiles,
+  TILE_WIDTH,
+  tilePath,
+  VerifyError,
+  type Checkpoint,
+  type TileName,
+} from "@glasskey/verify";
+import { GlassError } from "../core/errors.ts";
+import { isId } from "../core/ids.ts";
+import type { JsonObject } from "../core/json.ts";
+import type { Store } from "../store/database.ts";
+import { writeAtomically } from "./head-file.ts";
+import { createLogReader, readStoredTile } from "./read.ts";
+import { integrity, rootAt } from "./tree.ts";
+
+export interface ExportOptions {
+  readonly store: Store;
+  readonly folder: string;
+  /** The log's verifier keys, one to a line: checked against the checkpoint, and written to `log.vkey`. */
+  readonly vkey: string;
+  /** Gives the encrypted bytes of a sealed chunk, or undefined where they are gone. Without it no recording is exported. */
+  readonly readChunk?: ReadChunk | undefined;
+  /** Whether to keep this checkpoint in `checkpoints/` too; true when left out. */
+  readonly keepCheckpoint?: boolean | undefined;
+}
+
+/** `sha256` is the hex digest of the encrypted bytes, from the log. */
+export type ReadChunk = (sealed: { session: string; chunk: number; sha256: string }) => Promise<Uint8Array | undefined>;
+
+export interface ExportResult {
+  readonly size: number;
+  readonly previousSize: number;
+  readonly chunks: number;
+  /** Paths of chunks that the log has and `readChunk` did not. The verifier will name them too. */
+  readonly missingChunks: readonly string[];
+}
+
+/**
+ * Writes the log to a folder in the public layout, or brings an earlier export up to date: what is there already is not
+ * written again, except partial tiles. The checkpoint is replaced last and as a whole, so that a reader, and an export
+ * that was interrupted, always finds everything that the checkpoint covers. Partial tiles of the checkpoint before stay
+ * until the next run, for a reader who has just read that one. One export into one folder at a time.
+ * @throws GlassError `integrity` when the folder's checkpoint is not an earlier state of this log; nothing is written.
+ *   `not_found` when nothing is signed yet.
+ */
+export async function exportLog(options: ExportOptions): Promise<ExportResult> {
+  const { store, folder, readChunk } = options;
+  const reader = createLogReader(store);
+  const note = await reader.checkpoint();
+  if (note === undefined) throw new GlassError("not_found", "the log has no signed checkpoint yet");
+  const head = openCheckpoint(note, parseVerifierKeys(options.vkey));
+  const previous = await previousExport(options, head);
+  const previousSize = previous?.size ?? 0;
+  if (previous?.note === note && options.keepCheckpoint === false) {
+    return { size: head.size, previousSize, chunks: 0, missingChunks: [] };
+  }
+
+  const put = async (path: string, bytes: Uint8Array | string): Promise<void> => {
+    await mkdir(dirname(join(folder, path)), { recursive: true });
+    await writeFile(join(folder, path), bytes);
+  };
+  const putTile = async (name: TileName): Promise<void> => {
+    const file = await reader.file(tilePath(name));
+    if (file === undefined) throw integrity(`${tilePath(name)} is missing`);
+    await put(tilePath(name), file.bytes);
+  };
+  for (let level = 0; hashesInLevel(level, head.size) > 0; level += 1) {
+    const [before, count] = [hashesInLevel(level, previousSize), hashesInLevel(level, head.size)];
+    for (let index = Math.floor(before / TILE_WIDTH); index * TILE_WIDTH < count; index += 1) {
+      const width = Math.min(TILE_WIDTH, count - index * TILE_WIDTH);
+      if (index * TILE_WIDTH + width === before) continue;
+      if (level === 0) await putTile({ level: "entries", index, width });
+      await putTile({ level, index, width });
+    }
+  }
+  const recordings =
+    readChunk === undefined ? undefined : await exportChunks(store, previousSize, head.size, readChunk, put);
+  const keys = parseVerifierKeys(options.vkey);
+  await put("log.vkey", keys.map((key) => `${key.vkey}\n`).join(""));
+  const stale = previousSize === head.size ? [] : await supersededTiles(folder, [previousSize, head.size]);
+  await writeAtomically(join(folder, "checkpoint"), note);
+  if (options.keepCheckpoint !== false) await put(`checkpoints/${head.size}`, note);
+  for (const path of stale) await rm(path, { force: true });
+  return { size: head.size, previousSize, chunks: recordings?.written ?? 0, missingChunks: recordings?.missing ?? [] };
+}
+
+/** What the folder has already; undefined for a new one. */
+async function previousExport(
+  { store, folder, vkey }: ExportOptions,
+  head: Checkpoint,
+): Promise<{ size: number; note: string } | undefined> {
+  let before: Checkpoint & { note: string };
+  try {
+    const bytes = await readFile(join(folder, "checkpoint"));
+    before = { ...openCheckpoint(bytes, parseVerifierKeys(vkey)), note: bytes.toString("utf8") };
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
+    if (!(error instanceof FormatError || error instanceof VerifyError)) throw error;
+    throw notThisLog(folder, error.message);
+  }
+  if (before.size > head.size) throw notThisLog(folder, `it has ${before.size} entries, and the log has ${head.size}`);
+  if (!(await rootAt(before.size, readStoredTile(store))).equals(before.root)) {
+    throw notThisLog(folder, `it has another history up to its ${before.size} entries`);
+  }
+  return before;
+}
+
+function notThisLog(folder: string, why: string): GlassError {
+  return new GlassError("integrity", `${folder} is not an earlier export of this log: ${why}`, {
+    next: "Export to a new folder, keep this one as it is, and compare the two with `glass verify`.",
+  });
+}
+
+type Put = (path: string, bytes: Uint8Array) => Promise<void>;
+
+async function exportChunks(
+  store: Store,
+  from: number,
+  to: number,
+  readChunk: ReadChunk,
+  put: Put,
+): Promise<{ written: number; missing: string[] }> {
+  const reader = createLogReader(store);
+  const missing: string[] = [];
+  let written = 0;
+  for (let index = from; index < to;) {
+    const page = await reader.entries({ from: index, to, limit: 1_000 });
+    for (const { entry } of page) {
+      const sealed = sealedChunk(entry);
+      if (sealed === undefined) continue;
+      const path = chunkPath(sealed.session, sealed.chunk);
+      const bytes = await readChunk(sealed);
+      if (bytes === undefined) missing.push(path);
+      else {
+        await put(path, bytes);
+        written += 1;
+      }
+    }
+    const last = page.at(-1);
+    if (last === undefined) throw integrity(`entry ${index} is missing`);
+    index = last.index + 1;
+  }
+  return { written, missing };
+}
+
+function sealedChunk({ type, session, data }: JsonObject): Parameters<ReadChunk>[0] | undefined {
+  if (type !== "recording.sealed" || typeof session !== "string" || !isId("session", session)) return undefined;
+  if (typeof data !== "object" || data === null || Array.isArray(data)) return undefined;
+  const { chunk, sha256 } = data as JsonObject;
+  const ok = typeof chunk === "number" && Number.isSafeInteger(chunk) && chunk >= 0 && typeof sha256 === "string";
+  return ok ? { session, chunk, sha256 } : undefined;
+}
+
+/** Partial tiles in the folder, in the places where trees of these sizes have theirs, that belong to neither. */
+async function supersededTiles(folder: string, sizes: readonly number[]): Promise<string[]> {
+  const withEntries = (size: number): TileName[] =>
+    partialTiles(size).flatMap((name) => (name.level === 0 ? [name, { ...name, level: "entries" as const }] : [name]));
+  const names = sizes.flatMap(withEntries);
+  const kept = new Set(names.map((name) => join(folder, tilePath(name))));
+  const stale: string[] = [];
+  for (const place of new Set([...kept].map(dirname))) {
+    const widths = await readdir(place).catch(() => []); // a place of neither may be gone
+    stale.push(...widths.map((width) => join(place, width)).filter((path) => !kept.has(path)));
+  }
+  return stale;
+}

@@ -1,0 +1,229 @@
+import { readFileSync } from "node:fs";
+import { dirname, isAbsolute, join, resolve } from "node:path";
+import { z } from "zod";
+import { parseDuration } from "./core/duration.ts";
+import { describe, GlassError } from "./core/errors.ts";
+import { Secret } from "./core/secret.ts";
+import { readDocument } from "./playbooks/document.ts";
+import { formatProblems, suggest } from "./playbooks/problem.ts";
+import { locate, startOf, toJson } from "./playbooks/shape.ts";
+import type { SecretResolver } from "./targets/target.ts";
+
+/** What `glasskey.yaml` says, with every path absolute and every default filled in. */
+export interface ServerConfig {
+  policyDir: string;
+  dataDir: string;
+  api: Listen;
+  /** Listeners of the gateway, by target kind. */
+  gateway: Readonly<Record<string, Listen>>;
+  /** Names and addresses that people reach this server by; they go into its certificate. */
+  hosts: readonly string[];
+  /** Files of a certificate of your own; undefined: Glasskey's own CA, made at first start. */
+  tls: { cert: string; key: string; ca: string } | undefined;
+  recording: "durable" | "written";
+  database: ExternalDatabase | undefined;
+  /** Where the root key is read from; undefined: `root.key` in the data folder, made at first start. */
+  rootKey: string | undefined;
+  tokenTtlMs: number;
+  /** Lets clients on this machine in without TLS. For measurements and old clients. */
+  plaintextLoopback: boolean;
+  /** The log's origin (C2SP tlog-checkpoint); undefined: made from the installation's id. */
+  origin: string | undefined;
+}
+
+export interface Listen {
+  host: string;
+  port: number;
+}
+
+export interface ExternalDatabase {
+  host: string;
+  port: number;
+  user: string;
+  password: string;
+  database: string;
+  ca: string | undefined;
+}
+
+const listen = z.string().transform((text, context): Listen => {
+  const match = /^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(\d{1,5})$/.exec(text);
+  const port = Number(match?.[2]);
+  if (match?.[1] === undefined || port > 65_535) {
+    context.addIssue({
+      code: "custom",
+      message: "must be HOST:PORT, such as 127.0.0.1:7432 (port 0 takes a free one)",
+    });
+    return z.NEVER;
+  }
+  return { host: match[1].replaceAll(/[[\]]/g, ""), port };
+});
+
+const duration = z.string().transform((text, context): number => {
+  try {
+    return parseDuration(text);
+  } catch (error) {
+    context.addIssue({ code: "custom", message: describe(error) });
+    return z.NEVER;
+  }
+});
+
+const reference = z
+  .string()
+  .regex(
+    /^\$\{(file|env):[^{}]+\}$/,
+    "a literal secret is refused; write a reference such as ${file:secrets/store-password}",
+  );
+
+const schema = z.strictObject({
+  policy: z.string().default("policy"),
+  data: z.string().default("data"),
+  listen: z
+    .strictObject({ api: listen.prefault("127.0.0.1:7443"), postgres: listen.prefault("127.0.0.1:7432") })
+    .prefault({}),
+  hosts: z
+    .array(z.string().regex(/^[A-Za-z0-9.:-]{1,253}$/, "is not a host name or an address"))
+    .min(1)
+    .default(["localhost", "127.0.0.1"]),
+  tls: z.strictObject({ cert: z.string(), key: z.string(), ca: z.string() }).optional(),
+  recording: z.enum(["durable", "written"]).default("durable"),
+  database: z
+    .strictObject({
+      host: z.string(),
+      port: z.number().int().min(1).max(65_535).default(5432),
+      user: z.string(),
+      password: reference,
+      database: z.string().default("glasskey"),
+      ca: z.string().optional(),
+    })
+    .refine((db) => db.ca !== undefined || /^(localhost|127\.\d+\.\d+\.\d+|::1)$/.test(db.host), {
+      message: "`ca` is missing: a store on another machine is reached over verified TLS only",
+    })
+    .optional(),
+  root_key: reference.optional(),
+  tokens: z.strictObject({ ttl: duration.prefault("1h") }).prefault({}),
+  plaintext_loopback: z.boolean().default(false),
+  log: z
+    .strictObject({
+      origin: z
+        .string()
+        .regex(/^[A-Za-z0-9./_-]{3,200}$/, "is not a log origin such as example.com/glasskey")
+        .optional(),
+    })
+    .prefault({}),
+});
+
+/**
+ * Reads `glasskey.yaml`. Relative paths are relative to the file.
+ * @throws GlassError `config_invalid` whose message names line, column and what would be right.
+ */
+export function readConfig(file: string, dataDir?: string): ServerConfig {
+  const path = resolve(file);
+  let source: string;
+  try {
+    source = readFileSync(path, "utf8");
+  } catch (cause) {
+    throw new GlassError("config_invalid", `cannot read ${path}: ${describe(cause)}`, {
+      next: "Make a folder to start from with: glass init DIR",
+      cause,
+    });
+  }
+  const document = readDocument(file, source);
+  const root = document.root;
+  const empty = root?.type === "scalar" && root.value === null;
+  const parsed = root === undefined ? undefined : schema.safeParse(empty ? {} : toJson(root));
+  if (root !== undefined && parsed?.success === false) {
+    for (const issue of parsed.error.issues) {
+      const path = issue.path.filter((step) => typeof step !== "symbol");
+      if (issue.code === "unrecognized_keys") {
+        for (const key of issue.keys) {
+          const node = locateKey(root, path, key);
+          document.report(node, `there is no key "${key}" here`, suggest(key, knownKeys(path)));
+        }
+      } else
+        document.report(
+          path.length === 0 ? startOf(root) : locate(root, path),
+          `${path.join(".")} ${issue.message}`.trim(),
+        );
+    }
+  }
+  const problems = document.problems();
+  if (problems.length > 0 || parsed?.success !== true)
+    throw new GlassError("config_invalid", formatProblems(problems).trimEnd());
+  const value = parsed.data;
+  const base = dirname(path);
+  const absolute = (text: string): string => (isAbsolute(text) ? text : join(base, text));
+  const reference = (text: string): string =>
+    text.startsWith("${file:") ? `\${file:${absolute(text.slice("${file:".length, -1))}}` : text;
+  return {
+    policyDir: absolute(value.policy),
+    dataDir: dataDir === undefined ? absolute(value.data) : resolve(dataDir),
+    api: value.listen.api,
+    gateway: { postgres: value.listen.postgres },
+    hosts: value.hosts,
+    tls:
+      value.tls === undefined
+        ? undefined
+        : { cert: absolute(value.tls.cert), key: absolute(value.tls.key), ca: absolute(value.tls.ca) },
+    recording: value.recording,
+    database:
+      value.database === undefined
+        ? undefined
+        : {
+            ...value.database,
+            password: reference(value.database.password),
+            ca: value.database.ca === undefined ? undefined : absolute(value.database.ca),
+          },
+    rootKey: value.root_key === undefined ? undefined : reference(value.root_key),
+    tokenTtlMs: value.tokens.ttl,
+    plaintextLoopback: value.plaintext_loopback,
+    origin: value.log.origin,
+  };
+}
+
+function locateKey(
+  root: Parameters<typeof locate>[0],
+  path: readonly (string | number)[],
+  key: string,
+): { start: number; end: number } {
+  let node = root;
+  for (const step of path) {
+    const next = node.type === "map" ? node.entries.find((entry) => entry.key === step)?.value : undefined;
+    if (next === undefined) return locate(root, path);
+    node = next;
+  }
+  const entry = node.type === "map" ? node.entries.find((candidate) => candidate.key === key) : undefined;
+  return entry?.keyPlace ?? locate(root, path);
+}
+
+function knownKeys(path: readonly (string | number)[]): readonly string[] {
+  const shapes: Record<string, readonly string[]> = {
+    "": Object.keys(schema.shape),
+    listen: ["api", "postgres"],
+    tls: ["cert", "key", "ca"],
+    database: ["host", "port", "user", "password", "database", "ca"],
+    tokens: ["ttl"],
+    log: ["origin"],
+  };
+  return shapes[path.join(".")] ?? [];
+}
+
+/** Reads `${file:PATH}` (first line, trailing white space dropped) and `${env:NAME}`. Never quotes what it read. */
+export const resolveSecret: SecretResolver = (text) => {
+  const match = /^\$\{(file|env):([^{}]+)\}$/.exec(text);
+  const [, from, name = ""] = match ?? [];
+  if (from === "env") {
+    const value = process.env[name];
+    if (value === undefined || value === "")
+      throw new GlassError("config_invalid", `environment variable ${name} is not set`);
+    return new Secret(value);
+  }
+  if (from !== "file")
+    throw new GlassError("config_invalid", "a secret must be a reference such as ${file:…} or ${env:…}");
+  try {
+    const value = readFileSync(name, "utf8").split("\n", 1)[0]?.trimEnd() ?? "";
+    if (value === "") throw new Error("it is empty");
+    return new Secret(value);
+  } catch (cause) {
+    throw new GlassError("config_invalid", `secret file ${name}: ${describe(cause)}`, { cause });
+  }
+};

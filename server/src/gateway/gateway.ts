@@ -1,0 +1,146 @@
+import { MessageChannel, Worker, type MessagePort } from "node:worker_threads";
+import { describe } from "../core/errors.ts";
+import { createControlEnd, type ControlEnd, type GateBackend } from "./control.ts";
+import {
+  DEFAULT_LIMITS,
+  type CutFilter,
+  type CutReason,
+  type GatewayLimits,
+  type ListenerOptions,
+  type PlaneOptions,
+  type PlaneReady,
+  type Refusal,
+  type SessionView,
+} from "./messages.ts";
+
+export interface GatewayOptions extends Omit<PlaneOptions, "limits"> {
+  limits?: Partial<GatewayLimits>;
+  /** The worker thread's program; the server's own data plane unless a test brings another. */
+  entry: URL;
+}
+
+/** What the worker thread is given as `workerData`. */
+export interface PlaneStart {
+  port: MessagePort;
+  options: PlaneOptions;
+}
+
+/** The data plane, as the control plane holds it. */
+export interface Gateway {
+  /** Where it listens, with the ports that were really taken. */
+  readonly ports: readonly ListenerOptions[];
+  /** The journal that was opened, for the sealer. */
+  readonly journal: PlaneReady["journal"];
+  /** Resolves to the number of sessions cut, once their sockets are gone. Cutting what is not there is success: 0. */
+  cut(filter: CutFilter, reason: CutReason): Promise<number>;
+  /** Moves the deadline of a grant's sessions. */
+  extend(grant: string, endsAtMs: number): Promise<void>;
+  sessions(): Promise<SessionView[]>;
+  /** While a reason is set, nobody may begin a session; running ones go on. */
+  refuseNew(reason: Refusal | null): Promise<void>;
+  /** Tells and cuts every session, flushes the journal and ends the thread. Idempotent. */
+  stop(text: string): Promise<void>;
+  /** Resolves, with why, if the data plane ends without having been stopped. Its sockets are gone by then. */
+  readonly whenDead: Promise<Error>;
+}
+
+const START_MS = 30_000;
+const ANSWER_MS = 10_000;
+const STOP_MS = 20_000;
+const DRAIN_MS = 5_000;
+const BEAT_MS = 500;
+/** A data plane that hangs holds no deadline. After so many beats without an answer it is ended, which closes its sockets. */
+const MISSED_BEATS = 10;
+
+/**
+ * Starts the data plane in a thread of its own.
+ * @throws GlassError `config_invalid` if it cannot listen, or why the journal does not open.
+ */
+export async function startGateway(options: GatewayOptions, backend: GateBackend): Promise<Gateway> {
+  const { entry, limits, ...plane } = options;
+  const { port1, port2 } = new MessageChannel();
+  const workerData: PlaneStart = { port: port2, options: { ...plane, limits: { ...DEFAULT_LIMITS, ...limits } } };
+  const worker = new Worker(entry, { workerData, transferList: [port2], name: "data-plane" });
+  const control = createControlEnd(port1, backend);
+  const dead = Promise.withResolvers<Error>();
+  let stopped: Promise<void> | undefined;
+  let exited = false;
+  let failure: unknown;
+
+  worker.on("error", (error) => (failure ??= error));
+  worker.on("exit", (code) => {
+    exited = true;
+    clearInterval(heart);
+    const why = `the data plane ended: ${failure === undefined ? `exit code ${code}` : describe(failure)}`;
+    control.lost(why);
+    port1.close();
+    if (stopped === undefined) dead.resolve(new Error(why, failure === undefined ? {} : { cause: failure }));
+  });
+
+  const heart = watch(control, () => {
+    failure ??= new Error("it did not answer for 5 seconds");
+    void worker.terminate();
+  });
+
+  const start = setTimeout(() => {
+    failure ??= new Error("it did not start in time");
+    void worker.terminate();
+  }, START_MS);
+  let ready: PlaneReady;
+  try {
+    ready = await control.ready;
+  } catch (error) {
+    stopped = Promise.resolve();
+    await worker.terminate();
+    throw error;
+  } finally {
+    clearTimeout(start);
+  }
+
+  const stop = async (text: string): Promise<void> => {
+    try {
+      if (!exited) await control.link.ask("stop", { text }, { timeoutMs: STOP_MS });
+    } finally {
+      clearInterval(heart);
+      await worker.terminate();
+      await control.drained(DRAIN_MS);
+    }
+  };
+
+  const ask = { timeoutMs: ANSWER_MS };
+  return {
+    ...ready,
+    cut: async (filter, reason) => (exited ? 0 : control.link.ask("cut", { filter, reason }, ask)),
+    extend: async (grant, endsAtMs) => {
+      await control.link.ask("extend", { grant, endsAtMs }, ask);
+    },
+    sessions: async () => (exited ? [] : control.link.ask("sessions", null, ask)),
+    refuseNew: async (reason) => {
+      await control.link.ask("refuseNew", reason, ask);
+    },
+    stop: (text) => (stopped ??= stop(text)),
+    whenDead: dead.promise,
+  };
+}
+
+/** Asks for a sign of life. Beats that this thread itself missed, because it was held up, do not count against the other. */
+function watch(control: ControlEnd, onDead: () => void): NodeJS.Timeout {
+  let missed = 0;
+  let waiting = false;
+  let lastMs = performance.now();
+  return setInterval(() => {
+    const nowMs = performance.now();
+    const heldUp = nowMs - lastMs > 2 * BEAT_MS;
+    lastMs = nowMs;
+    if (waiting && !heldUp && ++missed >= MISSED_BEATS) onDead();
+    if (waiting) return;
+    waiting = true;
+    control.link
+      .ask("ping", null, { must: true })
+      .then(() => {
+        waiting = false;
+        missed = 0;
+      })
+      .catch(() => undefined);
+  }, BEAT_MS);
+}

@@ -1,0 +1,530 @@
+import { readFileSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import type { TargetCheck } from "@glasskey/contract";
+import { ERRORS } from "@glasskey/contract/errors";
+import type { EventType } from "@glasskey/contract/events";
+import pg from "pg";
+import type { Access, SessionCutter } from "./access/access.ts";
+import { raiseAlarm } from "./access/alarms.ts";
+import { startCutBus } from "./access/cut-bus.ts";
+import { startLeaseWorker, type LeaseWorker } from "./access/leases.ts";
+import { challenge, noteActivity, openSession, sessionClosed } from "./access/sessions.ts";
+import { closeDrifted, forgetNode, sweepGrants, sweepOrphans } from "./access/sweep.ts";
+import { buildApp, type App } from "./api/app.ts";
+import type { Api } from "./api/services.ts";
+import { append } from "./audit/append.ts";
+import { exportLog } from "./audit/export.ts";
+import { createLogReader } from "./audit/read.ts";
+import { startSequencer } from "./audit/sequencer.ts";
+import { readConfig, resolveSecret, type ServerConfig } from "./config.ts";
+import { sleep, systemClock } from "./core/clock.ts";
+import { describe, GlassError } from "./core/errors.ts";
+import type { JsonObject } from "./core/json.ts";
+import { startGateway } from "./gateway/gateway.ts";
+import { login } from "./identity/login.ts";
+import { hashSecret, newPersonSecret } from "./identity/secrets.ts";
+import { createThrottle } from "./identity/throttle.ts";
+import { personOfToken, revokeToken } from "./identity/tokens.ts";
+import { initFolder } from "./init.ts";
+import { installationId, logSigner, makePrivateDir, nodeId, rootKey, serverTls } from "./installation.ts";
+import { loadPolicy } from "./playbooks/load.ts";
+import type { Policy } from "./playbooks/policy.ts";
+import { formatProblems } from "./playbooks/problem.ts";
+import { folderChunkStore } from "./recording/chunk-store.ts";
+import { lockFolder } from "./recording/journal-files.ts";
+import { openSealer, type Sealer } from "./recording/sealer.ts";
+import { createRecordings, type Recordings } from "./recording/replay.ts";
+import { startCluster, type Cluster } from "./store/cluster.ts";
+import { openStore, type Store, type StoreAddress } from "./store/database.ts";
+import { openKeyring } from "./store/keyring.ts";
+import { migrate } from "./store/migrate.ts";
+import { kinds } from "./targets/registry.ts";
+
+export const VERSION = "0.1.0";
+
+const SWEEP_MS = 1_000;
+const ORPHANS_MS = 300_000;
+const EXPORT_MS = 2_000;
+const KEEP_CHECKPOINT_MS = 3_600_000; // each proves the log's growth since; one an hour is 9,000 small files a year
+const HEALTH_MS = 2_000;
+const CHECK_MS = 20_000;
+
+/** A running Glasskey: control plane and gateway of one process. */
+export interface RunningServer {
+  readonly url: string;
+  /** Where each kind's clients connect. */
+  readonly endpoints: ReadonlyMap<string, { host: string; port: number }>;
+  readonly config: ServerConfig;
+  readonly install: string;
+  readonly vkey: string;
+  /** File with the CA that clients must trust. */
+  readonly caFile: string;
+  /** Folder that the log is exported to, for `glass verify`. */
+  readonly logDir: string;
+  /** Resolves, with why, when it cannot go on: the recording or the log is not to be trusted any more. */
+  readonly failed: Promise<Error>;
+  /** Reads the policy folder again. @returns what is wrong with it; undefined when it is in force. */
+  reloadPolicy(): Promise<string | undefined>;
+  /** Tells the sessions, flushes and seals the recordings, closes the log, stops the store. Idempotent. */
+  stop(why?: string): Promise<void>;
+}
+
+/**
+ * Starts everything, in the order in which one part needs another, and stops what it started when a later part fails.
+ * @throws GlassError that says what is wrong and what to do.
+ */
+export async function startServer(config: ServerConfig, warn: (line: string) => void): Promise<RunningServer> {
+  const parts = new Map<Part, () => Promise<void> | void>();
+  const failed = Promise.withResolvers<Error>();
+  let stopText = "Glasskey is stopping";
+  try {
+    await makePrivateDir(config.dataDir);
+    const lock = lockFolder(config.dataDir);
+    parts.set("lock", () => lock.release());
+
+    const address = await storeAddress(config, parts);
+    await migrate(address);
+    const store = openStore(address);
+    parts.set("store", () => store.destroy());
+    const keyring = await openKeyring(store, await rootKey(config));
+    const install = await installationId(store);
+    const node = await nodeId(config.dataDir);
+    const tls = await serverTls(config);
+    const caFile = join(config.dataDir, "ca.pem");
+    await writeFile(caFile, tls.ca);
+
+    const kindsByName = new Map(kinds.map((kind) => [kind.kind, kind]));
+    const load = () => loadPolicy({ folder: config.policyDir, kinds: kindsByName });
+    const first = await load();
+    if (!first.ok) throw new GlassError("config_invalid", formatProblems(first.problems).trimEnd());
+    let policy: Policy = first.policy;
+
+    // Access, its worker and the gateway need each other; the last two are filled in below.
+    let worker: LeaseWorker | undefined;
+    let cutter: SessionCutter | undefined;
+    const access: Access = {
+      ...{ store, keyring, install, node, warn, policy: () => policy },
+      kinds: new Map(
+        kinds.map((kind) => [
+          kind.kind,
+          { driver: kind.driver(resolveSecret), promises: (c: JsonObject) => kind.promises(c) },
+        ]),
+      ),
+      cutter: () => {
+        if (cutter === undefined) throw new GlassError("internal", "the gateway is not there yet");
+        return cutter;
+      },
+      kick: async (lease) => worker?.kick(lease),
+    };
+
+    const signer = logSigner(keyring, config.origin ?? `glasskey.local/${install}`);
+    const sequencer = await startSequencer({
+      ...{ address, signers: [signer], headFile: join(config.dataDir, "log-head") },
+      onProblem: (error) => warn(`the log waits: ${describe(error)}`),
+      onIntegrityError: (error) => failed.resolve(error),
+    });
+    parts.set("sequencer", () => sequencer.stop());
+    await forgetNode(access, node);
+
+    const chunks = folderChunkStore(join(config.dataDir, "chunks"));
+    const journal = {
+      dir: join(config.dataDir, "journal"),
+      key: keyring.derive("journal", node),
+      mode: config.recording,
+    };
+    let sealer: Sealer | undefined;
+    const gateway = await startGateway(
+      {
+        listeners: Object.entries(config.gateway).map(([kind, listen]) => ({ kind, ...listen })),
+        entry: new URL("./data-plane.ts", import.meta.url),
+        ...{ tls: { key: tls.key, cert: tls.cert }, plaintextLoopback: config.plaintextLoopback, journal },
+      },
+      {
+        challenge: (user) => challenge(access, user),
+        open: (request) => openSession(access, request),
+        closed: (session, end, cut) => sessionClosed(access, session, end, cut),
+        failed: (user, remoteAddress) =>
+          warn(
+            `gateway: a client at ${remoteAddress} did not prove the secret of ${JSON.stringify(user.slice(0, 40))}`,
+          ),
+        activity: (reports) =>
+          void noteActivity(access, reports).catch((error: unknown) =>
+            warn(`activity is not stored: ${describe(error)}`),
+          ),
+        journalFailed: (message) =>
+          void raiseAlarm(
+            store,
+            warn,
+            `journal ${node}`,
+            `nothing can be recorded, so nothing is opened: ${message}`,
+          ).catch(() => {}),
+        log: warn,
+      },
+    );
+    parts.set("gateway", () => gateway.stop(stopText));
+    void gateway.whenDead.then((error) => failed.resolve(error));
+    sealer = await openSealer({
+      ...{
+        dir: journal.dir,
+        key: journal.key,
+        name: node,
+        opened: { id: gateway.journal.id, sequence: gateway.journal.openedSequence },
+        store,
+        keyring,
+        chunks,
+        append,
+      },
+      onError: (error) => {
+        warn(`sealing: ${describe(error)}`);
+        if (error instanceof GlassError && error.code === "integrity") {
+          void raiseAlarm(store, warn, `sealing ${node}`, `a recording cannot be sealed: ${error.message}`).catch(
+            () => {},
+          );
+        }
+      },
+    });
+    sealer.start();
+    const sealing = sealer;
+    parts.set("sealer", () => sealing.close());
+
+    const local: SessionCutter = {
+      cut: (filter, reason) => gateway.cut(filter, reason),
+      extend: (grant, endsAtMs) => gateway.extend(grant, endsAtMs),
+      activity: () => gateway.sessions(),
+    };
+    const bus = startCutBus({ address, store, node, warn, local });
+    parts.set("bus", () => bus.stop());
+    cutter = bus;
+    const leases = startLeaseWorker(access);
+    worker = leases;
+    parts.set("leases", () => leases.stop());
+    await say(store, "policy.loaded", { hash: policy.hash });
+    await closeDrifted(access, policy);
+
+    const recordings = createRecordings({ store, keyring, chunks, sealNow: (session) => sealing.sealNow(session) });
+    const logDir = join(config.dataDir, "log");
+    let keptAtMs = -KEEP_CHECKPOINT_MS;
+    const exportNow = async (): Promise<void> => {
+      const keep = performance.now() - keptAtMs >= KEEP_CHECKPOINT_MS;
+      await exportTo(logDir, store, recordings, signer.vkey, keep);
+      if (keep) keptAtMs = performance.now();
+    };
+    parts.set("export", () =>
+      exportNow().catch((error: unknown) => warn(`the log's folder is not up to date: ${describe(error)}`)),
+    );
+    const timers = new AbortController();
+    const loops = [
+      every(SWEEP_MS, timers.signal, () => sweepGrants(access), warn),
+      every(ORPHANS_MS, timers.signal, () => sweepOrphans(access), warn),
+      every(EXPORT_MS, timers.signal, exportNow, warn),
+    ];
+    parts.set("timers", async () => {
+      timers.abort();
+      await Promise.all(loops);
+    });
+
+    const endpoints = new Map(
+      gateway.ports.map(({ kind, port }) => [kind, { host: config.hosts[0] ?? "localhost", port }]),
+    );
+    const throttle = createThrottle(systemClock);
+    const find = (name: string): { name: string; secret: string | undefined } | undefined => {
+      const person = policy.people.find((candidate) => candidate.name === name && candidate.enabled);
+      return person === undefined ? undefined : { name: person.name, secret: person.secret?.reveal() };
+    };
+    let dead = false;
+    void failed.promise.then(() => (dead = true));
+    const api: Api = {
+      ...{
+        access,
+        version: VERSION,
+        kinds: kindsByName,
+        ca: tls.ca,
+        warn,
+        log: { reader: createLogReader(store), vkey: signer.vkey },
+      },
+      personOfToken: (token) => personOfToken(store, token),
+      login: (name, secret, remoteAddress) =>
+        login({ store, throttle, tokenTtlMs: config.tokenTtlMs, find }, { name, secret, remoteAddress }),
+      logout: (token) => revokeToken(store, token),
+      endpoint: (kind) => endpoints.get(kind),
+      checkTargets: (name) => checkTargets(access, name),
+      recordings,
+      async reloadPolicy() {
+        const loaded = await load();
+        if (!loaded.ok) {
+          await say(store, "policy.rejected", { problems: loaded.problems.length, inForce: policy.hash });
+          return formatProblems(loaded.problems);
+        }
+        policy = loaded.policy;
+        await say(store, "policy.loaded", { hash: policy.hash });
+        await closeDrifted(access, policy);
+        return undefined;
+      },
+      async health() {
+        const ping = store
+          .selectFrom("installation")
+          .select("install")
+          .execute()
+          .then(
+            () => true,
+            () => false,
+          );
+        return { gateway: !dead, store: await Promise.race([ping, sleep(HEALTH_MS).then(() => false)]) };
+      },
+    };
+    const app = await buildApp(api, { key: tls.key, cert: `${tls.cert}\n${tls.ca}` });
+    parts.set("api", () => app.close());
+    const port = await listen(app, config);
+    await say(store, "server.started", { version: VERSION });
+
+    let stopping: Promise<void> | undefined;
+    return {
+      ...{
+        url: `https://${config.hosts[0] ?? "localhost"}:${port}`,
+        endpoints,
+        config,
+        install,
+        vkey: signer.vkey,
+        caFile,
+        logDir,
+      },
+      failed: failed.promise,
+      reloadPolicy: () => api.reloadPolicy(),
+      stop(why) {
+        stopText = why ?? stopText;
+        stopping ??= say(store, "server.stopped")
+          .catch(() => {})
+          .then(() => stopParts(parts, warn));
+        return stopping;
+      },
+    };
+  } catch (error) {
+    await stopParts(parts, warn);
+    throw error;
+  }
+}
+
+type Part = (typeof STOP_ORDER)[number];
+
+/** Nobody new, then the sessions, then what records them, then what the records are kept in. */
+const STOP_ORDER = [
+  "api",
+  "timers",
+  "leases",
+  "gateway",
+  "bus",
+  "sealer",
+  "sequencer",
+  "export",
+  "store",
+  "cluster",
+  "lock",
+] as const;
+
+async function stopParts(
+  parts: ReadonlyMap<Part, () => Promise<void> | void>,
+  warn: (line: string) => void,
+): Promise<void> {
+  for (const name of STOP_ORDER) {
+    try {
+      await parts.get(name)?.();
+    } catch (error) {
+      warn(`stopping, ${name}: ${describe(error)}`);
+    }
+  }
+}
+
+async function storeAddress(config: ServerConfig, parts: Map<Part, () => Promise<void> | void>): Promise<StoreAddress> {
+  const external = config.database;
+  if (external !== undefined) {
+    const { host, port, user, database, ca } = external;
+    const password = resolveSecret(external.password).reveal();
+    return { host, port, user, password, database, ...(ca === undefined ? {} : { ca: readFileSync(ca, "utf8") }) };
+  }
+  const cluster: Cluster = await startCluster({ dataDir: join(config.dataDir, "store"), superuser: "glasskey" });
+  parts.set("cluster", () => cluster.stop());
+  const address = { host: "127.0.0.1", port: cluster.port, user: cluster.superuser, password: cluster.password };
+  const client = new pg.Client({ ...address, database: "postgres" });
+  await client.connect();
+  try {
+    const { rowCount } = await client.query("select from pg_database where datname = 'glasskey'");
+    if (rowCount === 0) await client.query("create database glasskey");
+  } finally {
+    await client.end();
+  }
+  return { ...address, database: "glasskey" };
+}
+
+/** Runs `work` at once and then again and again, `pauseMs` apart, until the signal. A failure is said and tried again. */
+async function every(
+  pauseMs: number,
+  signal: AbortSignal,
+  work: () => Promise<void>,
+  warn: (line: string) => void,
+): Promise<void> {
+  let last = "";
+  while (!signal.aborted) {
+    try {
+      await work();
+      last = "";
+    } catch (error) {
+      if (describe(error) !== last) warn(describe(error));
+      last = describe(error);
+    }
+    await sleep(pauseMs, signal).catch(() => {});
+  }
+}
+
+async function exportTo(
+  folder: string,
+  store: Store,
+  recordings: Recordings,
+  vkey: string,
+  keepCheckpoint: boolean,
+): Promise<void> {
+  try {
+    await exportLog({
+      store,
+      folder,
+      vkey,
+      keepCheckpoint,
+      readChunk: ({ session, chunk }) => recordings.chunk(session, chunk),
+    });
+  } catch (error) {
+    if (!(error instanceof GlassError && error.code === "not_found")) throw error; // nothing is signed yet
+  }
+}
+
+function say(store: Store, type: EventType, data?: JsonObject): Promise<void> {
+  return store.transaction().execute((tx) => append(tx, { type, at: new Date(), actor: "glasskey", data }));
+}
+
+async function checkTargets(access: Access, name: string | undefined): Promise<readonly TargetCheck[]> {
+  const policy = access.policy();
+  const targets = policy.targets.filter((target) => name === undefined || target.name === name);
+  if (targets.length === 0)
+    throw new GlassError("not_found", `there is no target "${name}"`, {
+      next: "Targets are files in the policy folder, targets/NAME.yaml.",
+    });
+  const found: TargetCheck[] = [];
+  for (const target of targets) {
+    const kind = access.kinds.get(target.kind);
+    const playbooks = policy.playbooks.filter((playbook) => playbook.target === target.name);
+    for (const playbook of playbooks.length === 0 ? [undefined] : playbooks) {
+      const checks = await kind?.driver
+        .preflight(target.config, playbook?.scope, AbortSignal.timeout(CHECK_MS))
+        .catch((error: unknown) => [{ check: "the target can be asked", ok: false, detail: describe(error) }]);
+      found.push({
+        target: target.name,
+        kind: target.kind,
+        playbook: playbook?.name ?? null,
+        checks: [...(checks ?? [])],
+      });
+    }
+  }
+  return found;
+}
+
+async function listen(app: App, config: ServerConfig): Promise<number> {
+  try {
+    await app.listen({ host: config.api.host, port: config.api.port });
+  } catch (cause) {
+    throw new GlassError(
+      "config_invalid",
+      `cannot listen on ${config.api.host}:${config.api.port}: ${describe(cause)}`,
+      {
+        next: "Set another port under `listen: api:` in glasskey.yaml, or stop what has it.",
+        cause,
+      },
+    );
+  }
+  const address = app.server.address();
+  return typeof address === "object" && address !== null ? address.port : config.api.port;
+}
+
+/** `glass serve`, `glass init` and `glass secret`. @returns the exit code. */
+export async function main(argv: readonly string[]): Promise<number> {
+  try {
+    switch (argv[0]) {
+      case "serve":
+        return await serve(argv.slice(1));
+      case "init":
+        return await init(argv.slice(1));
+      case "secret":
+        return await secret();
+      default:
+        throw new GlassError("usage", "use: glass serve | glass init DIR | glass secret");
+    }
+  } catch (error) {
+    console.error(`glass: ${error instanceof GlassError ? error.message : describe(error)}`);
+    if (error instanceof GlassError && error.next !== undefined) console.error(`  ${error.next}`);
+    if (process.env["GLASSKEY_DEBUG"] !== undefined) console.error(error);
+    return error instanceof GlassError ? ERRORS[error.code].exit : 1;
+  }
+}
+
+function options<T extends NonNullable<Parameters<typeof parseArgs>[0]>>(parse: T): ReturnType<typeof parseArgs<T>> {
+  try {
+    return parseArgs(parse);
+  } catch (cause) {
+    throw new GlassError("usage", describe(cause).split(". ")[0] ?? "", {
+      next: "Use: glass serve [--config glasskey.yaml] [--data DIR]",
+      cause,
+    });
+  }
+}
+
+async function serve(args: readonly string[]): Promise<number> {
+  const { values } = options({
+    args: [...args],
+    options: { config: { type: "string", default: "glasskey.yaml" }, data: { type: "string" } },
+  });
+  const config = readConfig(values.config, values.data);
+  const warn = (line: string): void => console.error(`${new Date().toISOString()} ${line}`);
+  // Installed before anything starts, so that Ctrl-C in the middle of a start stops what was started.
+  const signal = Promise.withResolvers<string>();
+  for (const name of ["SIGINT", "SIGTERM"] as const) process.on(name, () => signal.resolve(name));
+  const server = await startServer(config, warn);
+  process.on(
+    "SIGHUP",
+    () =>
+      void server.reloadPolicy().then(
+        (problems) => warn(problems ?? "the policy was read again and is in force"),
+        (error: unknown) => warn(describe(error)),
+      ),
+  );
+  console.log(`Glasskey ${VERSION} is ready.`);
+  console.log(`  API      ${server.url}`);
+  for (const [kind, { host, port }] of server.endpoints) console.log(`  gateway  ${host}:${port} (${kind})`);
+  console.log(`  CA       ${server.caFile}`);
+  console.log(`  log      ${server.logDir}, key ${server.vkey}`);
+  console.log(`Next: glass login NAME --server ${server.url} --ca ${JSON.stringify(server.caFile)}`);
+  const end = await Promise.race([signal.promise, server.failed]);
+  if (end instanceof Error) console.error(`glass: cannot go on: ${end.message}`);
+  else console.log("Stopping: sessions are told, recordings sealed.");
+  await server.stop();
+  return end instanceof Error ? 1 : 0;
+}
+
+async function init(args: readonly string[]): Promise<number> {
+  const { positionals } = options({ args: [...args], options: {}, allowPositionals: true });
+  const [dir, ...rest] = positionals;
+  if (dir === undefined || rest.length > 0)
+    throw new GlassError("usage", "which folder?", { next: "Use: glass init DIR" });
+  const made = await initFolder(dir);
+  console.log(`Made ${made.dir}:`);
+  for (const file of made.files) console.log(`  ${file}`);
+  console.log(`\nFirst person: ${made.person}, secret ${made.secret}`);
+  console.log("  It is shown once, and only its hash is kept. Write it down.");
+  console.log(`\nNext: edit policy/targets/orders-prod.yaml, then: glass serve --config ${join(dir, "glasskey.yaml")}`);
+  return 0;
+}
+
+async function secret(): Promise<number> {
+  const value = newPersonSecret();
+  console.log(`Secret, for the person:  ${value}`);
+  console.log(`Line for people.yaml:    secret: ${await hashSecret(value)}`);
+  return 0;
+}

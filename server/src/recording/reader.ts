@@ -1,0 +1,382 @@
+import { constants } from "node:fs";
+import { type FileHandle, open, readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { GlassError } from "../core/errors.ts";
+import {
+  claimedBytes,
+  decodeFileHeader,
+  FILE_HEADER_BYTES,
+  type FileHeader,
+  type FileKey,
+  fileKey,
+  type Frame,
+  FRAME_ALIGN,
+  frameBytes,
+  MAX_FRAME_BYTES,
+  openFrame,
+  wholeButForHead,
+} from "./frame.ts";
+import { decodeRecords, type StoredRecord } from "./record.ts";
+
+/** A journal file's name: its number, so that names sort as numbers. */
+export function journalFileName(number: number): string {
+  return `${String(number).padStart(12, "0")}.gkj`;
+}
+
+/** Undefined for a name that is no journal file's. */
+export function journalFileNumber(name: string): number | undefined {
+  const match = /^(\d{12})\.gkj$/.exec(name);
+  return match === null ? undefined : Number(match[1]);
+}
+
+export interface JournalFrame {
+  readonly file: string;
+  readonly offset: number;
+  readonly sequence: number;
+  readonly records: readonly StoredRecord[];
+}
+
+/** Where the good frames end. `torn`: bytes of an unfinished write follow, which nobody was told of. */
+export interface Tail {
+  readonly file: string;
+  readonly offset: number;
+  readonly torn: boolean;
+  /** Later files, which hold nothing that was ever acknowledged as durable. */
+  readonly later: readonly string[];
+}
+
+export interface JournalReader {
+  /**
+   * The next frame, or undefined while there is none. While a process is writing, an unfinished frame counts as none;
+   * ask again later.
+   * @throws GlassError `integrity` naming file and offset.
+   */
+  next(): Promise<JournalFrame | undefined>;
+  /** After `next` gave undefined and nobody is writing: the end. @throws GlassError `integrity` for damage at the end. */
+  tail(): Promise<Tail | undefined>;
+  /**
+   * For a journal that is being written, when `next` has given undefined for a while: whether that is the end or damage.
+   * @throws GlassError `integrity` naming file and offset.
+   */
+  stalled(): Promise<void>;
+  /** Of the last frame read; 0 before the first. */
+  readonly sequence: number;
+  readonly journalId: Buffer | undefined;
+  /** Syncs the files that frames were read from since the last call, so that what follows from them cannot outlive them. */
+  sync(): Promise<void>;
+  close(): Promise<void>;
+}
+
+interface OpenFile {
+  readonly name: string;
+  readonly handle: FileHandle;
+  readonly header: FileHeader;
+  readonly key: FileKey;
+}
+
+const WINDOW_BYTES = 1 << 20;
+const SECTOR_BYTES = 512;
+
+/**
+ * Reads a journal folder from its first file, verifying every frame: checksum, tag, and sequences without a gap. Used
+ * both while the journal grows and at start. Memory: one window of 1 MiB, or one frame.
+ */
+export function openReader(dir: string, key: Uint8Array): JournalReader {
+  let current: OpenFile | undefined;
+  let offset = FILE_HEADER_BYTES;
+  let sequence = 0;
+  let journalId: Buffer | undefined;
+  let window = Buffer.alloc(0);
+  let windowAt = 0;
+  const unsynced: OpenFile[] = [];
+
+  const files = async (): Promise<string[]> =>
+    (await readdir(dir)).filter((name) => journalFileNumber(name) !== undefined).toSorted();
+
+  const openFile = async (name: string): Promise<OpenFile> => {
+    const handle = await open(join(dir, name), constants.O_RDONLY);
+    try {
+      const page = Buffer.alloc(FILE_HEADER_BYTES);
+      const { bytesRead } = await handle.read(page, 0, FILE_HEADER_BYTES, 0);
+      const header = named(name, 0, () => decodeFileHeader(key, page.subarray(0, bytesRead)));
+      if (journalFileName(header.number) !== name) throw damage(name, 0, `its header says file ${header.number}`);
+      if (journalId !== undefined && !journalId.equals(header.journalId))
+        throw damage(name, 0, "it belongs to another journal");
+      return { name, handle, header, key: fileKey(key, header.fileId) };
+    } catch (error) {
+      await handle.close();
+      throw error;
+    }
+  };
+
+  /** Bytes of the current file from `at`; the view is valid until the next call. */
+  const bytesAt = async (file: OpenFile, at: number, atLeast: number, fresh: boolean): Promise<Buffer> => {
+    const have = windowAt + window.length - at;
+    if (!fresh && at >= windowAt && have >= atLeast) return window.subarray(at - windowAt);
+    const wanted = Buffer.allocUnsafe(Math.min(Math.max(WINDOW_BYTES, atLeast), await bytesBehind(file.handle, at)));
+    let filled = 0;
+    while (filled < wanted.length) {
+      const { bytesRead } = await file.handle.read(wanted, filled, wanted.length - filled, at + filled);
+      if (bytesRead === 0) break;
+      filled += bytesRead;
+    }
+    window = wanted.subarray(0, filled);
+    windowAt = at;
+    return window;
+  };
+
+  const frameAt = async (file: OpenFile, at: number, fresh: boolean): Promise<ReturnType<typeof openFrame>> => {
+    const bytes = await bytesAt(file, at, FRAME_ALIGN * 2, fresh);
+    const opened = openFrame(file.key, bytes, 0);
+    if (opened.ok || opened.why !== "short" || opened.bytes <= bytes.length) return opened;
+    return openFrame(file.key, await bytesAt(file, at, opened.bytes, true), 0);
+  };
+
+  const take = (file: OpenFile, frame: Frame): JournalFrame => {
+    if (sequence !== 0 && frame.sequence !== sequence + 1) {
+      throw damage(
+        file.name,
+        offset,
+        `frame ${frame.sequence} follows frame ${sequence}: frames between them are missing`,
+      );
+    }
+    const records = named(file.name, offset, () => decodeRecords(frame.plain));
+    const found = { file: file.name, offset, sequence: frame.sequence, records };
+    sequence = frame.sequence;
+    offset += frame.bytes;
+    if (unsynced.at(-1) !== file) unsynced.push(file);
+    return found;
+  };
+
+  const moveTo = async (file: OpenFile): Promise<void> => {
+    if (current !== undefined && !unsynced.includes(current)) await current.handle.close();
+    current = file;
+    offset = FILE_HEADER_BYTES;
+    window = Buffer.alloc(0);
+    windowAt = 0;
+  };
+
+  /** The first valid frame behind `at` in `file`, whatever its place: proof that something was written after `at`. */
+  const searchFrame = async (file: OpenFile, at: number): Promise<{ offset: number; frame: Frame } | undefined> => {
+    const buffer = Buffer.allocUnsafe(Math.min(WINDOW_BYTES + MAX_FRAME_BYTES, await bytesBehind(file.handle, at)));
+    for (let base = at; buffer.length > 0; base += WINDOW_BYTES) {
+      const { bytesRead } = await file.handle.read(buffer, 0, buffer.length, base);
+      if (bytesRead === 0) return undefined;
+      const bytes = buffer.subarray(0, bytesRead);
+      if (isZero(bytes)) continue;
+      for (let i = 0; i < Math.min(WINDOW_BYTES, bytesRead); i += FRAME_ALIGN) {
+        if (i + 4 > bytesRead || claimedBytes(bytes, i) <= 0) continue;
+        const opened = openFrame(file.key, bytes, i);
+        if (opened.ok) return { offset: base + i, frame: opened.frame };
+      }
+    }
+    return undefined;
+  };
+
+  /**
+   * The first file after the current one that has a frame: at its beginning, or with `anywhere` in any place. While the
+   * journal grows only the beginning is looked at, for the next file is mostly 64 MiB of zeros that were prepared ahead.
+   */
+  const laterFrame = async (
+    anywhere: boolean,
+  ): Promise<{ file: OpenFile; frame: Frame; offset: number } | undefined> => {
+    for (const name of await files()) {
+      if (current !== undefined && name <= current.name) continue;
+      const file = await openFile(name);
+      const found = anywhere ? await searchFrame(file, FILE_HEADER_BYTES) : await firstFrame(file);
+      if (found !== undefined) return { file, ...found };
+      await file.handle.close();
+    }
+    return undefined;
+  };
+
+  const reader: JournalReader = {
+    get sequence() {
+      return sequence;
+    },
+    get journalId() {
+      return journalId;
+    },
+
+    async next() {
+      if (current === undefined) {
+        const [first] = await files();
+        if (first === undefined) return undefined;
+        const file = await openFile(first);
+        journalId = file.header.journalId;
+        await moveTo(file);
+      }
+      for (;;) {
+        const file = current as OpenFile;
+        const opened = await frameAt(file, offset, false);
+        if (opened.ok) return take(file, opened.frame);
+        // The window may be older than the file; and the file may have grown before a later one began.
+        const later = await laterFrame(false);
+        const again = await frameAt(file, offset, true);
+        if (again.ok) {
+          await later?.file.handle.close();
+          return take(file, again.frame);
+        }
+        if (later === undefined) return undefined;
+        const follows = later.offset === FILE_HEADER_BYTES && later.frame.sequence === sequence + 1;
+        if (again.why === "empty" || (again.why === "short" && (await bytesAt(file, offset, 1, true)).length === 0)) {
+          if (follows || sequence === 0) {
+            await moveTo(later.file);
+            continue;
+          }
+        }
+        await later.file.handle.close();
+        if (later.frame.synced <= sequence) return undefined; // the end, after a power cut in mode `written`
+        throw damage(
+          file.name,
+          offset,
+          `frame ${sequence + 1} is not there or does not verify (${again.why}), and frame ${later.frame.sequence} in ${later.file.name} does`,
+        );
+      }
+    },
+
+    async tail() {
+      if (current === undefined) return undefined;
+      const file = current;
+      const inFile = await searchFrame(file, offset + FRAME_ALIGN);
+      const later = await laterFrame(true);
+      await later?.file.handle.close();
+      for (const found of [inFile === undefined ? undefined : { ...inFile, file }, later]) {
+        if (found !== undefined && found.frame.synced > sequence) {
+          throw damage(
+            file.name,
+            offset,
+            `frame ${sequence + 1} does not verify, and frame ${found.frame.sequence} at offset ${found.offset} of ${found.file.name}, written later, does`,
+          );
+        }
+      }
+      const names = (await files()).filter((name) => name > file.name);
+      const rest = await restOf(file.handle, offset);
+      if (!rest.anything) return { file: file.name, offset, torn: false, later: names };
+      const opened = await frameAt(file, offset, true);
+      if (!opened.ok && !(await looksTorn(file, offset, opened.bytes))) {
+        throw damage(
+          file.name,
+          offset,
+          `the last frame does not verify (${opened.why}), although all of it was written`,
+        );
+      }
+      return { file: file.name, offset, torn: true, later: names };
+    },
+
+    async stalled() {
+      if (current === undefined) return;
+      const file = current;
+      if ((await bytesAt(file, offset, 4, true)).subarray(0, 4).every((byte) => byte === 0)) return;
+      const found = await searchFrame(file, offset + FRAME_ALIGN);
+      if (found === undefined || found.frame.synced <= sequence) return;
+      if ((await frameAt(file, offset, true)).ok) return; // it was finished in the meantime
+      throw damage(
+        file.name,
+        offset,
+        `frame ${sequence + 1} does not verify, and frame ${found.frame.sequence}, written later, does`,
+      );
+    },
+
+    async sync() {
+      while (unsynced.length > 0) {
+        const file = unsynced[0] as OpenFile;
+        await file.handle.datasync();
+        unsynced.shift();
+        if (file !== current) await file.handle.close();
+      }
+    },
+
+    async close() {
+      const open = new Set([...unsynced, ...(current === undefined ? [] : [current])]);
+      unsynced.length = 0;
+      current = undefined;
+      for (const file of open) await file.handle.close();
+    },
+  };
+  return reader;
+}
+
+/** Every frame that is in the folder now, oldest first. */
+export async function* readJournal(dir: string, key: Uint8Array): AsyncGenerator<JournalFrame> {
+  const reader = openReader(dir, key);
+  try {
+    for (let frame = await reader.next(); frame !== undefined; frame = await reader.next()) yield frame;
+  } finally {
+    await reader.close();
+  }
+}
+
+function damage(file: string, offset: number, why: string): GlassError {
+  return new GlassError("integrity", `the journal is damaged in ${file} at offset ${offset}: ${why}`, {
+    next: "Keep a copy of the journal folder, find out what changed it, and put back the file from a copy of the disk.",
+    details: { file, offset },
+  });
+}
+
+function named<T>(file: string, offset: number, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    if (error instanceof GlassError) throw damage(file, offset, error.message);
+    throw error;
+  }
+}
+
+async function firstFrame(file: OpenFile): Promise<{ offset: number; frame: Frame } | undefined> {
+  const head = Buffer.alloc(FRAME_ALIGN);
+  await file.handle.read(head, 0, head.length, FILE_HEADER_BYTES);
+  const claimed = claimedBytes(head, 0);
+  if (claimed <= 0) return undefined;
+  const bytes = Buffer.alloc(claimed);
+  await file.handle.read(bytes, 0, claimed, FILE_HEADER_BYTES);
+  const opened = openFrame(file.key, bytes, 0);
+  return opened.ok ? { offset: FILE_HEADER_BYTES, frame: opened.frame } : undefined;
+}
+
+async function bytesBehind(handle: FileHandle, at: number): Promise<number> {
+  return Math.max(0, (await handle.stat()).size - at);
+}
+
+async function restOf(handle: FileHandle, from: number): Promise<{ anything: boolean }> {
+  const buffer = Buffer.allocUnsafe(Math.min(WINDOW_BYTES, await bytesBehind(handle, from)));
+  for (let at = from; buffer.length > 0; at += buffer.length) {
+    const { bytesRead } = await handle.read(buffer, 0, buffer.length, at);
+    if (bytesRead === 0) return { anything: false };
+    if (!isZero(buffer.subarray(0, bytesRead))) return { anything: true };
+  }
+  return { anything: false };
+}
+
+/**
+ * Whether a frame that does not verify can be an unfinished write: it runs past the end of the file, its last byte was
+ * never written, or one of its sectors was not. A write that is torn leaves the zeros that the file was made of.
+ * `bytes`: the length that its head claims, 0 if none is possible.
+ */
+async function looksTorn(file: OpenFile, offset: number, bytes: number): Promise<boolean> {
+  const rest = Buffer.alloc(Math.min(MAX_FRAME_BYTES, await bytesBehind(file.handle, offset)));
+  const { bytesRead } = await file.handle.read(rest, 0, rest.length, offset);
+  let used = bytesRead;
+  while (used > 0 && rest[used - 1] === 0) used--;
+  if (used < frameBytes(0)) return true; // less than any frame
+  if (wholeButForHead(file.key, rest.subarray(0, used))) return false;
+
+  const end = bytes === 0 ? used : bytes;
+  if (bytesRead < end || rest[end - 1] === 0) return true;
+  for (let at = 0; at < end;) {
+    const next = Math.min(end, at + SECTOR_BYTES - ((offset + at) % SECTOR_BYTES));
+    if (isZero(rest.subarray(at, next))) return true;
+    at = next;
+  }
+  return bytes === 0 && get32IsZero(rest);
+}
+
+/** Nothing of the head was written, though later sectors were. */
+function get32IsZero(bytes: Buffer): boolean {
+  return isZero(bytes.subarray(0, 4));
+}
+
+const ZEROS = Buffer.alloc(WINDOW_BYTES + MAX_FRAME_BYTES);
+function isZero(bytes: Uint8Array): boolean {
+  return ZEROS.compare(bytes, 0, bytes.length, 0, bytes.length) === 0;
+}

@@ -1,0 +1,175 @@
+import { sql } from "kysely";
+import { GlassError } from "../core/errors.ts";
+import type { Store, Tx } from "../store/database.ts";
+import type { SealedChunk } from "./chunk.ts";
+
+/** How far a session's recording is sealed, as the store has it. */
+export interface Progress {
+  readonly grant: string;
+  readonly sealedSeq: number;
+  /** Also the number of the next chunk. */
+  readonly chunks: number;
+  readonly complete: boolean;
+  /** Journal frame of the last sealed record. */
+  readonly frame: number;
+}
+
+/** The journal as this process opened it. */
+export interface OpenedJournal {
+  readonly id: string;
+  readonly sequence: number;
+}
+
+export interface Committed {
+  readonly chunk: SealedChunk;
+  readonly frame: number;
+  readonly complete: boolean;
+}
+
+/**
+ * Compares the journal with what the store says was sealed from it, then takes notice of this opening.
+ * @returns the frame through which everything is sealed.
+ * @throws GlassError `integrity` for a journal that is another, or shorter.
+ */
+export async function enterJournal(store: Store, name: string, opened: OpenedJournal): Promise<number> {
+  return store.transaction().execute(async (trx) => {
+    const row = await trx.selectFrom("journals").selectAll().where("name", "=", name).forUpdate().executeTakeFirst();
+    if (row === undefined) {
+      await trx.insertInto("journals").values({ name, journal: opened.id, opened_sequence: opened.sequence }).execute();
+      return 0;
+    }
+    if (row.journal !== opened.id) {
+      const left = await trx
+        .selectFrom("sessions")
+        .select("id")
+        .where("journal", "=", row.journal)
+        .where("recording_complete", "=", false)
+        .orderBy("id")
+        .execute();
+      if (left.length > 0) {
+        throw new GlassError(
+          "integrity",
+          `the journal folder is another than before, and recordings of ${left.length} sessions are not sealed to their end, such as ${left[0]?.id}`,
+          {
+            next: 'Put the former journal folder back. If it is lost for good, see "A lost journal" in docs/recording.md.',
+          },
+        );
+      }
+      const fresh = {
+        journal: opened.id,
+        opened_sequence: opened.sequence,
+        sealed_sequence: 0,
+        complete_sequence: 0,
+      };
+      await trx.updateTable("journals").set(fresh).where("name", "=", name).execute();
+      return 0;
+    }
+    if (opened.sequence !== row.opened_sequence && opened.sequence <= row.sealed_sequence) {
+      throw new GlassError(
+        "integrity",
+        `the journal ends before frame ${opened.sequence}, and recordings were sealed from it up to frame ${row.sealed_sequence}: it was cut`,
+        { next: "Put the journal folder back as it was; keep the present one to find out what cut it." },
+      );
+    }
+    await trx.updateTable("journals").set({ opened_sequence: opened.sequence }).where("name", "=", name).execute();
+    return row.complete_sequence;
+  });
+}
+
+/** Sessions that this journal holds the end of. */
+export async function unfinishedSessions(store: Store, journal: string): Promise<Map<string, Progress>> {
+  const rows = await selectProgress(store)
+    .where("journal", "=", journal)
+    .where("recording_complete", "=", false)
+    .execute();
+  return new Map(rows.map((row) => [row.id, toProgress(row)]));
+}
+
+/** What the store knows of these sessions; those it does not know are missing from the result. */
+export async function readProgress(store: Store, sessions: readonly string[]): Promise<Map<string, Progress>> {
+  if (sessions.length === 0) return new Map();
+  const rows = await selectProgress(store).where("id", "in", sessions).execute();
+  return new Map(rows.map((row) => [row.id, toProgress(row)]));
+}
+
+/**
+ * Moves one session's progress over one chunk and adds the chunk's row, by compare-and-set.
+ * @throws GlassError `conflict` when somebody else sealed this session meanwhile; nothing may be committed then.
+ */
+export async function commitChunk(
+  trx: Tx,
+  journal: string,
+  before: number,
+  { chunk, frame, complete }: Committed,
+): Promise<void> {
+  const moved = await trx
+    .updateTable("sessions")
+    .set({
+      sealed_seq: chunk.lastSeq,
+      sealed_chunks: chunk.chunk + 1,
+      journal,
+      journal_sequence: frame,
+      recording_complete: sql<boolean>`recording_complete or ${complete}`,
+    })
+    .where("id", "=", chunk.session)
+    .where("sealed_seq", "=", before)
+    .where("sealed_chunks", "=", chunk.chunk)
+    .executeTakeFirst();
+  if (moved.numUpdatedRows !== 1n)
+    throw new GlassError("conflict", `somebody else sealed the recording of ${chunk.session} at the same time`);
+  await trx
+    .insertInto("chunks")
+    .values({
+      session: chunk.session,
+      chunk: chunk.chunk,
+      sha256: chunk.sha256,
+      bytes: chunk.file.length,
+      first_seq: chunk.firstSeq,
+      last_seq: chunk.lastSeq,
+    })
+    .execute();
+}
+
+/** Moves the journal's own marks forward; they never go back. */
+export async function commitJournal(
+  trx: Store | Tx,
+  name: string,
+  journal: string,
+  marks: { sealed: number; complete: number },
+): Promise<void> {
+  const moved = await trx
+    .updateTable("journals")
+    .set({
+      sealed_sequence: sql<number>`greatest(sealed_sequence, ${marks.sealed})`,
+      complete_sequence: sql<number>`greatest(complete_sequence, ${marks.complete})`,
+    })
+    .where("name", "=", name)
+    .where("journal", "=", journal)
+    .executeTakeFirst();
+  if (moved.numUpdatedRows !== 1n) throw new GlassError("conflict", `another process took over the journal ${name}`);
+}
+
+function selectProgress(store: Store) {
+  return store
+    .selectFrom("sessions")
+    .select(["id", "grant_id", "sealed_seq", "sealed_chunks", "recording_complete", "journal_sequence"]);
+}
+
+interface ProgressRow {
+  id: string;
+  grant_id: string;
+  sealed_seq: number;
+  sealed_chunks: number;
+  recording_complete: boolean;
+  journal_sequence: number;
+}
+
+function toProgress(row: ProgressRow): Progress {
+  return {
+    grant: row.grant_id,
+    sealedSeq: row.sealed_seq,
+    chunks: row.sealed_chunks,
+    complete: row.recording_complete,
+    frame: row.journal_sequence,
+  };
+}

@@ -1,0 +1,292 @@
+import { RECORD } from "../target.ts";
+import { SENT, type Answers, type SentKind } from "./answers.ts";
+import { DROP, KEEP, WAIT, type ClientSink, type Outcome } from "./framing.ts";
+import type { ScopeChecker } from "./scope.ts";
+import { parametersJson, prepared, type Portal, type Prepared, type Statements } from "./statements.ts";
+import type { Tape } from "./tape.ts";
+import * as wire from "./wire.ts";
+
+/**
+ * The client's side of a session: judges every message, writes what has to be recorded, and says what the target gets.
+ * No sockets. A refused message is replaced by one that fails in the target at the same place, so that the order of
+ * answers, the rest of the pipeline and the state of the transaction are the same for client and target.
+ */
+export interface Requests extends ClientSink {
+  /** The end of one chunk: what was prepared or bound but not run in it is recorded, and the turn is released. */
+  endTurn(): void;
+  /** From now on everything up to the next Sync is void, as it is for the target. */
+  skip(): void;
+  /** The next message depends on an answer that is not there yet: feed again once a change was settled. */
+  readonly waiting: boolean;
+  readonly counts: { statements: number; refused: number };
+  /** The client said goodbye. */
+  readonly terminated: boolean;
+}
+
+export interface RequestsOptions {
+  checker: ScopeChecker;
+  answers: Answers;
+  statements: Statements;
+  tape: Tape;
+  /** For the DETAIL of a refusal, such as `Glasskey did not send this to orders-prod (grant gr_…).` */
+  refusalDetail: string;
+}
+
+export function createRequests(options: RequestsOptions): Requests {
+  const { checker, answers, statements, tape } = options;
+  const counts = { statements: 0, refused: 0 };
+  let n = 0;
+  let skipping = false;
+  let terminated = false;
+  let waiting = false;
+  let open: { prepared?: Prepared; portal?: Portal; name: string }[] = [];
+
+  const send = (kind: SentKind, number: number, refusal?: Buffer, subject?: unknown): void => {
+    answers.push(kind, number, performance.now(), refusal, subject);
+  };
+
+  /** The answers that decide may sit in the target's buffer until the client's next Sync. */
+  const wait = (): Outcome => {
+    tape.pass(wire.FLUSH);
+    waiting = true;
+    return WAIT;
+  };
+
+  const refuse = (
+    kind: typeof SENT.query | typeof SENT.parse,
+    what: { via: "simple" | "extended" | "fastpath"; text: string },
+    why: { reason: string; next?: string | undefined; sqlstate?: string; position?: number },
+  ): Buffer => {
+    n += 1;
+    counts.refused += 1;
+    const report = wire.encodeReport({
+      ...{ severity: "ERROR", sqlstate: why.sqlstate ?? "42501", message: why.reason },
+      ...{ detail: options.refusalDetail, hint: why.next, position: why.position },
+    });
+    send(kind, 0, report);
+    tape.write(RECORD.statementRefused, n, JSON.stringify({ n, ...what, reason: why.reason }));
+    if (kind === SENT.query) return wire.REFUSED_QUERY;
+    skipping = true;
+    return wire.REFUSED_PARSE;
+  };
+
+  const start = (via: string, textJson: string, parameters: string, more = ""): number => {
+    n += 1;
+    counts.statements += 1;
+    const params = parameters === "" ? "" : `,"params":${parameters}`;
+    tape.write(RECORD.statementStarted, n, `{"n":${n},"via":"${via}","text":${textJson}${params}${more}}`);
+    return n;
+  };
+
+  const query = (bytes: Buffer, start0: number, end: number): Outcome => {
+    const text = wire.soleText(bytes, start0, end);
+    if (text === undefined) {
+      const lossy = bytes.toString("utf8", start0, Math.min(end, start0 + 1_000));
+      return refuse(SENT.query, { via: "simple", text: lossy }, UNREADABLE);
+    }
+    const verdict = checker.check(text);
+    if (!verdict.ok) return refuse(SENT.query, { via: "simple", text }, verdict);
+    const run = prepared(text);
+    send(SENT.query, start("simple", run.textJson, ""), undefined, statements.running(run));
+    return KEEP;
+  };
+
+  const parse = (bytes: Buffer, start0: number, end: number): Outcome => {
+    const { name, text } = wire.decodeParse(bytes, start0, end);
+    if (text === undefined) {
+      statements.refuse(name);
+      return refuse(
+        SENT.parse,
+        { via: "extended", text: bytes.toString("utf8", start0, Math.min(end, start0 + 1_000)) },
+        UNREADABLE,
+      );
+    }
+    const verdict = checker.check(text);
+    if (!verdict.ok) {
+      statements.refuse(name);
+      return refuse(SENT.parse, { via: "extended", text }, verdict);
+    }
+    const definition = prepared(text);
+    const change = statements.define(name, definition);
+    if (change === "full") return refuse(SENT.parse, { via: "extended", text }, FULL);
+    open.push({ prepared: definition, name });
+    send(SENT.parse, 0, undefined, change);
+    return KEEP;
+  };
+
+  const bind = (bytes: Buffer, start0: number, end: number): Outcome => {
+    const { portal: name, statement, parameters } = wire.decodeBind(bytes, start0, end);
+    const found = statements.statement(statement);
+    if (found === "wait") return wait();
+    if (found === "absent") {
+      return refuse(SENT.parse, { via: "extended", text: "" }, absent("prepared statement", statement, "26000"));
+    }
+    const portal: Portal = {
+      ...{ name, prepared: found.found, parametersJson: parametersJson(parameters) },
+      ...{ recorded: false, firstRun: 0 },
+    };
+    const change = statements.bind(portal);
+    if (change === "full") return refuse(SENT.parse, { via: "extended", text: found.found.text }, FULL);
+    open.push({ portal, name });
+    send(SENT.bind, 0, undefined, change);
+    return KEEP;
+  };
+
+  const execute = (bytes: Buffer, start0: number, end: number): Outcome => {
+    const { portal: name } = wire.decodeExecute(bytes, start0, end);
+    const found = statements.portal(name);
+    if (found === "wait") return wait();
+    if (found === "absent") return refuse(SENT.parse, { via: "extended", text: "" }, absent("portal", name, "34000"));
+    const portal = found.found;
+    const again = portal.firstRun === 0 ? "" : `,"continues":${portal.firstRun}`;
+    // Fetching on from a portal with large parameters does not write them again: `continues` says where they are.
+    const large = again !== "" && portal.parametersJson.length > 64 * 1024;
+    const number = start("extended", portal.prepared.textJson, large ? "" : portal.parametersJson, again);
+    if (portal.firstRun === 0) portal.firstRun = number;
+    portal.recorded = true;
+    portal.prepared.recorded = true;
+    send(SENT.execute, number, undefined, statements.running(portal.prepared));
+    return KEEP;
+  };
+
+  const describeOrClose = (type: number, bytes: Buffer, start0: number, end: number): Outcome => {
+    const { portal, name } = wire.decodeNamed(bytes, start0, end);
+    const known = portal ? statements.portal(name) : statements.statement(name);
+    if (known === "wait") return wait();
+    const what = type === wire.FRONTEND.close ? "close" : "describe";
+    if (known === "absent" && name !== "") tape.write(RECORD.action, 0, JSON.stringify({ what, portal, name }));
+    if (what === "describe") send(SENT.describe, 0);
+    else send(SENT.close, 0, undefined, statements.close(portal ? "portal" : "statement", name));
+    return KEEP;
+  };
+
+  const functionCall = (bytes: Buffer, start0: number, end: number): Outcome => {
+    const { oid, parameters } = wire.decodeFunctionCall(bytes, start0, end);
+    const text = `function call by oid ${oid}`;
+    const verdict = checker.fastpath();
+    if (!verdict.ok) return refuse(SENT.query, { via: "fastpath", text }, verdict);
+    send(SENT.functionCall, start("fastpath", JSON.stringify(text), parametersJson(parameters)));
+    return KEEP;
+  };
+
+  const judge = (type: number, bytes: Buffer, body: number, end: number): Outcome => {
+    switch (type) {
+      case wire.FRONTEND.query:
+        return query(bytes, body, end);
+      case wire.FRONTEND.parse:
+        return parse(bytes, body, end);
+      case wire.FRONTEND.bind:
+        return bind(bytes, body, end);
+      case wire.FRONTEND.execute:
+        return execute(bytes, body, end);
+      case wire.FRONTEND.describe:
+      case wire.FRONTEND.close:
+        return describeOrClose(type, bytes, body, end);
+      case wire.FRONTEND.functionCall:
+        return functionCall(bytes, body, end);
+      case wire.FRONTEND.copyDone:
+        answers.endCopy();
+        return KEEP;
+      case wire.FRONTEND.copyFail: {
+        const text = bytes.toString("utf8", body, Math.max(body, end - 1));
+        tape.write(RECORD.action, 0, JSON.stringify({ what: "copy failed", n: answers.copyInto || n, text }));
+        answers.endCopy();
+        return KEEP;
+      }
+      case wire.FRONTEND.flush:
+        return answers.copyInto > 0 ? DROP : KEEP;
+      default:
+        throw new wire.ProtocolViolation(`unexpected frontend message type ${type}`);
+    }
+  };
+
+  return {
+    counts,
+    get waiting() {
+      return waiting;
+    },
+    get terminated() {
+      return terminated;
+    },
+    skip() {
+      skipping = true;
+    },
+    message(type, bytes, begin, end) {
+      waiting = false;
+      if (terminated) return DROP;
+      if (type === wire.FRONTEND.terminate) {
+        terminated = true;
+        return KEEP;
+      }
+      if (type === wire.FRONTEND.sync) {
+        if (!answers.sync(performance.now())) return DROP;
+        skipping = false;
+        statements.endSegment();
+        return KEEP;
+      }
+      if (skipping) return DROP;
+      try {
+        return judge(type, bytes, begin + 5, end);
+      } catch (error) {
+        // A body that does not parse is an error of this message; a length that lies would be one of the connection.
+        if (!(error instanceof wire.ProtocolViolation) || answers.copyInto > 0) throw error;
+        const simple = type === wire.FRONTEND.query || type === wire.FRONTEND.functionCall;
+        const what = { via: simple ? ("simple" as const) : ("extended" as const), text: "" };
+        return refuse(simple ? SENT.query : SENT.parse, what, { reason: error.message, sqlstate: error.sqlstate });
+      }
+    },
+    copyData(bytes, begin, end) {
+      if (skipping || terminated) return false;
+      answers.copied(end - begin);
+      // Before the target asked for the data, and after it gave up, the youngest statement is the one meant.
+      tape.data(answers.copyInto || n, bytes.subarray(begin, end));
+      return true;
+    },
+    pass(bytes) {
+      tape.pass(bytes);
+    },
+    endTurn() {
+      for (const { prepared: definition, portal, name } of open) {
+        if (definition !== undefined && !definition.recorded) {
+          definition.recorded = true;
+          tape.write(
+            RECORD.action,
+            0,
+            `{"what":"prepare","name":${JSON.stringify(name)},"text":${definition.textJson}}`,
+          );
+        }
+        if (portal !== undefined && !portal.recorded) {
+          portal.recorded = true;
+          const params = portal.parametersJson === "" ? "[]" : portal.parametersJson;
+          const text = portal.prepared.textJson;
+          tape.write(
+            RECORD.action,
+            0,
+            `{"what":"bind","name":${JSON.stringify(name)},"text":${text},"params":${params}}`,
+          );
+        }
+      }
+      if (open.length > 0) open = [];
+      tape.release();
+    },
+  };
+}
+
+const UNREADABLE = {
+  reason: "the statement is not valid UTF-8 or holds a zero byte, so it cannot be checked or recorded",
+  next: "Set the client's encoding to UTF8.",
+  sqlstate: "22021",
+};
+const FULL = {
+  reason: "this session holds too many prepared statements and portals",
+  next: "Close some, or reconnect.",
+  sqlstate: "53400",
+};
+
+function absent(what: string, name: string, sqlstate: string): { reason: string; next: string; sqlstate: string } {
+  return {
+    reason: `${what} "${name}" does not exist`,
+    next: "Through Glasskey, what SQL prepared or declared is run by SQL: EXECUTE or FETCH.",
+    sqlstate,
+  };
+}

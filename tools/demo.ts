@@ -1,0 +1,386 @@
+// `npm run demo`: the main job from one end to the other, on real PostgreSQL servers, with the real command line.
+import { spawn } from "node:child_process";
+import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdir, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { parseArgs } from "node:util";
+import { describe, GlassError } from "../server/src/core/errors.ts";
+import { readConfig } from "../server/src/config.ts";
+import { hashSecret, newPersonSecret } from "../server/src/identity/secrets.ts";
+import { startServer, type RunningServer } from "../server/src/main.ts";
+import { lockFolder, type Lock } from "../server/src/recording/journal-files.ts";
+import { freePort } from "../server/src/store/cluster.ts";
+import { startDemoTarget, type DemoTarget } from "./demo-target.ts";
+
+const root = dirname(import.meta.dirname);
+const { values } = parseArgs({ options: { once: { type: "boolean", default: false }, dir: { type: "string" } } });
+const dir = values.dir ?? join(root, ".demo");
+const home = (person: string): string => join(dir, "home", person);
+const glass = join(root, "cli/bin/glass.mjs");
+const colour = process.stdout.isTTY && process.env["NO_COLOR"] === undefined;
+const dim = (text: string): string => (colour ? `\u001B[2m${text}\u001B[22m` : text);
+const bold = (text: string): string => (colour ? `\u001B[1m${text}\u001B[22m` : text);
+
+class Interrupted extends Error {}
+class StepFailed extends Error {}
+
+let interrupted = false;
+const interruption = Promise.withResolvers<never>();
+interruption.promise.catch(() => {});
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+  process.on(signal, () => {
+    interrupted = true;
+    interruption.reject(new Interrupted());
+  });
+}
+
+/** Runs one step, and prints how long it took. An interrupt waits for the step, so that nothing it started is left. */
+async function step<T>(title: string, work: () => Promise<T>): Promise<T> {
+  const started = performance.now();
+  const result = await work();
+  console.log(
+    `${colour ? "\u001B[32m✓\u001B[39m" : "✓"} ${title} ${dim(`${Math.round(performance.now() - started)} ms`)}`,
+  );
+  if (interrupted) throw new Interrupted();
+  return result;
+}
+
+interface Finished {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** `glass …` as a person would type it, in a process of its own. */
+function run(person: string, args: readonly string[], input = ""): Promise<Finished> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [glass, ...args], {
+      env: { ...process.env, GLASSKEY_HOME: home(person), NO_COLOR: "1" },
+      detached: true,
+    });
+    let [stdout, stderr] = ["", ""];
+    child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
+    child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
+    child.once("error", reject);
+    child.once("close", (code) => resolve({ code: code ?? 1, stdout, stderr }));
+    child.stdin.on("error", () => {});
+    child.stdin.end(input);
+  });
+}
+
+async function must(person: string, args: readonly string[], input?: string): Promise<string> {
+  const { code, stdout, stderr } = await run(person, args, input);
+  if (code !== 0) throw new StepFailed(`glass ${args[0] ?? ""} failed (${code}):\n${stderr}${stdout}`);
+  return stdout;
+}
+
+function check(held: boolean, what: string, seen: string): void {
+  if (!held) throw new StepFailed(`${what}; seen instead:\n${seen}`);
+}
+
+const show = (text: string): void =>
+  console.log(
+    text
+      .trimEnd()
+      .split("\n")
+      .map((line) => `    ${line}`)
+      .join("\n"),
+  );
+
+/** Everything an earlier demo left, its PostgreSQL servers included, where it was killed before it could stop them. */
+async function clean(): Promise<void> {
+  for (const pidFile of [join(dir, "data/store/postmaster.pid"), join(dir, "target/data/postmaster.pid")]) {
+    if (!existsSync(pidFile)) continue;
+    const [pid, dataDir] = readFileSync(pidFile, "utf8").split("\n");
+    const command = `/proc/${pid}/cmdline`;
+    if (existsSync(command) && !readFileSync(command, "utf8").includes(dataDir ?? "?")) continue; // the number is another's now
+    try {
+      process.kill(Number(pid), "SIGQUIT");
+      for (let i = 0; i < 200; i += 1) {
+        process.kill(Number(pid), 0);
+        await new Promise((done) => setTimeout(done, 25));
+      }
+    } catch {
+      // gone
+    }
+  }
+  for (const name of existsSync(dir) ? readdirSync(dir) : [])
+    if (name !== "lock") rmSync(join(dir, name), { recursive: true, force: true });
+}
+
+async function writePolicy(
+  target: DemoTarget,
+  people: Record<string, { roles: string; groups: string; secret: string }>,
+): Promise<void> {
+  const lines = await Promise.all(
+    Object.entries(people).map(
+      async ([name, { roles, groups, secret }]) =>
+        `- { name: ${name}, roles: [${roles}], ${groups === "" ? "" : `groups: [${groups}], `}secret: ${await hashSecret(secret)} }`,
+    ),
+  );
+  const files: Record<string, string> = {
+    "people.yaml": `# The demo's people; their secrets are in demo-secrets.txt.\n${lines.join("\n")}\n`,
+    "targets/orders-prod.yaml": `target: orders-prod
+kind: postgres
+summary: Orders and payments of the shop
+config:
+  host: localhost
+  port: ${target.port}
+  tls: { ca: ${JSON.stringify(target.caFile)} }
+  admin: { user: glasskey, password: ${JSON.stringify(`\${file:${target.passwordFile}}`)} }
+  databases: [orders]
+`,
+    "playbooks/orders-db-repair.yaml": `playbook: orders-db-repair
+summary: Repair customer orders while checkout is broken
+target: orders-prod
+scope: { role: orders_rw, never: [drop, truncate, grant] }
+who: { group: payments }
+when: { reason: [customer-impact, data-loss, security] }
+approve: { need: 0 }
+time: { max: 45m, idle: 15m, extend: 2x30m }
+`,
+    "playbooks/payments-db-repair.yaml": `playbook: payments-db-repair
+summary: Correct payments, with the consent of a lead
+target: orders-prod
+scope: { role: orders_rw, never: [drop, truncate, grant, delete] }
+who: { group: payments }
+when: { reason: [customer-impact, data-loss, security] }
+approve: { need: 1, from: { group: payments-leads }, within: 15m }
+time: { max: 30m, idle: 10m }
+`,
+  };
+  for (const [name, text] of Object.entries(files)) {
+    await mkdir(dirname(join(dir, "policy", name)), { recursive: true });
+    await writeFile(join(dir, "policy", name), text);
+  }
+}
+
+async function demo(parts: { target?: DemoTarget; server?: RunningServer }): Promise<void> {
+  console.log(
+    `${bold("Glasskey")}: break the glass on a production database, and prove afterwards that nothing is left.\n`,
+  );
+  const target = (parts.target = await step("a PostgreSQL plays production: orders-prod, with data in it", () =>
+    startDemoTarget({ dir: join(dir, "target") }),
+  ));
+  const people = {
+    ann: { roles: "requester", groups: "payments", secret: newPersonSecret() },
+    bob: { roles: "approver", groups: "payments-leads", secret: newPersonSecret() },
+    sam: { roles: "security_officer", groups: "", secret: newPersonSecret() },
+    ida: { roles: "auditor, admin", groups: "", secret: newPersonSecret() },
+  };
+  const server = (parts.server = await step("Glasskey starts, on an embedded PostgreSQL of its own", async () => {
+    await writePolicy(target, people);
+    await writeFile(
+      join(dir, "demo-secrets.txt"),
+      Object.entries(people)
+        .map(([name, { secret }]) => `${name} ${secret}\n`)
+        .join(""),
+      { mode: 0o600 },
+    );
+    await writeFile(
+      join(dir, "glasskey.yaml"),
+      `listen: { api: "127.0.0.1:${await freePort(7443)}", postgres: "127.0.0.1:${await freePort(7432)}" }\n`,
+    );
+    return startServer(readConfig(join(dir, "glasskey.yaml")), (line) => console.error(`  ${dim(line)}`));
+  }));
+  show(
+    `${target.rows.toLocaleString("en")} rows in orders-prod; ann is on call, bob leads, sam is security officer, ida audits`,
+  );
+
+  await step("ann logs in", async () => {
+    for (const [name, { secret }] of Object.entries(people))
+      await must(name, ["login", name, "--server", server.url, "--ca", server.caFile], secret);
+  });
+  const started = performance.now();
+  const grant = await step("ann breaks the glass: a role is minted for this one use", async () => {
+    const out = await must("ann", [
+      "break",
+      "orders-db-repair",
+      "--reason",
+      "customer-impact",
+      "--why",
+      "checkout is stuck, 212 orders hang",
+      "--json",
+    ]);
+    return (JSON.parse(out) as { grant: string }).grant;
+  });
+  const psql =
+    existsSync("/usr/bin/psql") ||
+    (process.env["PATH"] ?? "").split(":").some((folder) => existsSync(join(folder, "psql")));
+  const query = (sql: string): Promise<Finished> =>
+    run("ann", [
+      "connect",
+      grant,
+      "--",
+      ...(psql
+        ? ["psql", "-X", "-v", "ON_ERROR_STOP=1", "-c", sql]
+        : [process.execPath, join(root, "tools/demo-query.ts"), sql]),
+    ]);
+  await step(`first rows from production, through the gateway, with ${psql ? "psql" : "node-postgres"}`, async () => {
+    const seen = await query("select status, count(*) from orders group by status order by 2 desc");
+    check(
+      seen.code === 0 && /stuck\s*\|\s*212/.test(seen.stdout),
+      "the query should show 212 stuck orders",
+      seen.stdout + seen.stderr,
+    );
+    show(seen.stdout);
+  });
+  show(
+    dim(`${Math.round(performance.now() - started)} ms from the first key to the first row, three processes included`),
+  );
+  await step("she repairs the orders", async () => {
+    const seen = await query("update orders set status = 'open' where status = 'stuck'");
+    check(
+      seen.code === 0 && seen.stdout.includes("UPDATE 212"),
+      "212 orders should be repaired",
+      seen.stdout + seen.stderr,
+    );
+    show(seen.stdout);
+  });
+  await step("what the playbook does not allow is refused before it reaches the target", async () => {
+    const seen = await query("drop table payments");
+    check(
+      seen.code !== 0 && /out of scope|playbook|drop/i.test(seen.stderr),
+      "DROP TABLE should be refused",
+      seen.stdout + seen.stderr,
+    );
+    show(
+      seen.stderr
+        .split("\n")
+        .filter((line) => !line.startsWith("NOTICE") && !line.startsWith("DETAIL:  Every"))
+        .join("\n"),
+    );
+  });
+  const lease = await roleOf(target);
+  await step("ann ends the grant; it is closed only when the target itself says that nothing is left", async () => {
+    const seen = await run("ann", ["end", grant]);
+    check(
+      seen.code === 0 && seen.stdout.includes("28P01"),
+      "the end should come with its proof",
+      seen.stdout + seen.stderr,
+    );
+    show(seen.stdout);
+  });
+  await step("seen from the side, as the database's superuser: no role, no session", async () => {
+    check(
+      lease.length === 1 && (await roleOf(target)).length === 0,
+      "the minted role should be gone",
+      lease.join(", "),
+    );
+  });
+  await step("ida, the auditor, replays what was done", async () => {
+    const sessions = JSON.parse(await must("ida", ["sessions", grant, "--json"])) as {
+      sessions: { session: string; statements: number; refused: number }[];
+    };
+    const worked = sessions.sessions.find((session) => session.refused === 0 && session.statements > 0);
+    const text = await must("ida", [
+      "replay",
+      sessions.sessions.findLast((session) => session.refused === 0)?.session ?? worked?.session ?? "",
+    ]);
+    const all = (await Promise.all(sessions.sessions.map(({ session }) => must("ida", ["replay", session])))).join("");
+    check(
+      all.includes("UPDATE 212") && all.includes("drop table payments"),
+      "the recordings should hold every statement",
+      all,
+    );
+    show(text);
+  });
+  await step(
+    "the whole log and every recording verify offline, with code that knows nothing of the server",
+    async () => {
+      const seen = await verifyLog(server);
+      show(seen.stdout);
+    },
+  );
+
+  console.log(`\n${bold("Every step held.")}`);
+}
+
+async function roleOf(target: DemoTarget): Promise<readonly string[]> {
+  const { default: pg } = await import("pg");
+  const client = new pg.Client({ host: "127.0.0.1", port: target.port, ...target.superuser, database: "postgres" });
+  await client.connect();
+  try {
+    const { rows } = await client.query<{ rolname: string }>(
+      String.raw`select rolname from pg_roles where rolname like 'gk\_______\_%' union all select usename from pg_stat_activity where usename like 'gk\_______\_%'`,
+    );
+    return rows.map((row) => row.rolname);
+  } finally {
+    await client.end();
+  }
+}
+
+/** The log is exported every two seconds; what the demo did must be in the folder. */
+async function verifyLog(server: RunningServer): Promise<Finished> {
+  const { size } = JSON.parse(await must("ida", ["log", "--from", "0", "--json"])) as { size: number };
+  for (let i = 0; ; i += 1) {
+    const seen = await run("ida", ["verify", server.logDir, "--key", server.vkey]);
+    const entries = Number(/(\d+) entr/.exec(seen.stdout)?.[1] ?? 0);
+    if (seen.code === 0 && entries >= size) return seen;
+    check(i < 40, "the log should verify", seen.stdout + seen.stderr);
+    await new Promise((done) => setTimeout(done, 250));
+  }
+}
+
+function nextCommands(server: RunningServer): string {
+  const me = `GLASSKEY_HOME=${quote(home("ann"))}`;
+  const command = quote(glass);
+  return `
+Glasskey goes on running here. In another terminal, as ann:
+
+  export ${me}
+  alias glass=${quote(`node ${command}`)}
+  glass ls
+  glass break orders-db-repair --reason customer-impact --why "a look around" -- psql
+  glass break payments-db-repair --reason data-loss --why "wrong amount"     # waits for bob
+
+As bob, ida or sam, with their own homes beside ann's:
+
+  GLASSKEY_HOME=${quote(home("bob"))} node ${command} approve GRANT
+  GLASSKEY_HOME=${quote(home("ida"))} node ${command} log --follow
+  GLASSKEY_HOME=${quote(home("sam"))} node ${command} kill GRANT
+  node ${command} verify ${quote(server.logDir)} --key ${quote(server.vkey)}
+
+Ctrl-C stops everything.`;
+}
+
+function quote(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`;
+}
+
+async function main(): Promise<number> {
+  await mkdir(dir, { recursive: true });
+  let lock: Lock;
+  try {
+    lock = lockFolder(dir);
+  } catch {
+    console.error(
+      `A demo is running in ${dir} already. Stop it there with Ctrl-C, or use another folder: npm run demo -- --dir DIR`,
+    );
+    return 1;
+  }
+  const parts: { target?: DemoTarget; server?: RunningServer } = {};
+  try {
+    await clean();
+    await demo(parts);
+    if (values.once || parts.server === undefined) return 0;
+    console.log(nextCommands(parts.server));
+    const failure = await Promise.race([interruption.promise, parts.server.failed]);
+    console.error(`Glasskey cannot go on: ${describe(failure)}`);
+    return 1;
+  } catch (error) {
+    if (error instanceof Interrupted) {
+      console.log("\nStopping.");
+      return values.once ? 130 : 0;
+    }
+    console.error(`\n✗ ${error instanceof Error ? error.message : String(error)}`);
+    if (error instanceof GlassError && error.next !== undefined) console.error(`  ${error.next}`);
+    return 1;
+  } finally {
+    await parts.server?.stop();
+    await parts.target?.stop();
+    lock.release();
+  }
+}
+
+process.exitCode = await main();

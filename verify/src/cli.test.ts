@@ -1,0 +1,135 @@
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterEach, expect, test } from "vitest";
+import { buildLog, checkpointAt, recordedSession, testSigner, writeFolder, type TestFolder } from "../testing/log.ts";
+import { runCli } from "./cli.ts";
+import type { Report } from "./report.ts";
+
+const cleanup: TestFolder[] = [];
+afterEach(() => {
+  for (const folder of cleanup.splice(0)) folder.dispose();
+});
+
+const session = recordedSession("se_0123456789ab", 3);
+const events = Array.from({ length: 300 }, (_, n) => JSON.stringify({ data: { n }, type: "login.succeeded" }));
+const log = buildLog({ entries: [...events, ...session.entries], chunks: session.files, kept: [5] });
+const vkey = log.signer.vkey;
+
+function folder(): TestFolder {
+  const made = writeFolder(log.files);
+  cleanup.push(made);
+  return made;
+}
+
+async function run(...args: string[]): Promise<{ code: number; out: string; err: string }> {
+  let [out, err] = ["", ""];
+  const code = await runCli(
+    args,
+    (text) => (out += text),
+    (text) => (err += text),
+    0,
+  );
+  return { code, out, err };
+}
+
+test("it exits with 0 only for a log that verifies, and says what is wrong and where", async () => {
+  const { folder: dir, write } = folder();
+  const sound = await run(dir, "--key", vkey);
+  expect(sound).toMatchObject({ code: 0, err: "" });
+  expect(sound.out).toContain("glasskey.test/log: 303 entries");
+  expect(sound.out).toContain("3 chunks of 1 recorded session");
+  expect(sound.out).toMatch(/Everything verifies\.\n$/);
+
+  write("chunks/se_0123456789ab/1.gkc", Buffer.from("swapped"));
+  const broken = await run(dir, "--key", vkey);
+  expect(broken.code).toBe(1);
+  expect(broken.out).toMatch(/^✗ chunks\/se_0123456789ab\/1\.gkc, entry 301: was changed: .*\n/);
+  expect(broken.out).toMatch(/This log does not verify: 1 problem\.\n$/);
+  expect(broken.out).not.toContain("✓");
+
+  const json = await run(dir, "--key", vkey, "--json");
+  const report = JSON.parse(json.out) as Report;
+  expect([json.code, report.ok, report.problems[0]?.entry]).toEqual([1, false, 301]);
+  const logAlone = await run(dir, "--key", vkey, "--no-recordings");
+  expect(logAlone).toMatchObject({ code: 0, out: expect.stringContaining("recordings were not looked at") });
+});
+
+test("the key comes as text or from a file, and never from the folder by itself", async () => {
+  const { folder: dir } = folder();
+  const file = join(dir, "..", `${Date.now()}-${process.pid}.vkey`);
+  cleanup.push({ folder: file, write: () => {}, remove: () => {}, dispose: () => spawnSync("rm", ["-f", file]) });
+  expect(await run(dir)).toMatchObject({ code: 2, out: "", err: expect.stringContaining("proves nothing") });
+  const pinned = await run(dir, "--pin", file);
+  expect(pinned.code).toBe(0);
+  expect(pinned.out).toContain("Nothing is verified yet");
+  expect(await run(dir, "--key", file)).toMatchObject({ code: 0 });
+  expect(await run(dir, "--pin", file)).toMatchObject({ code: 2 }); // a pin is never replaced
+  expect((await run(dir, "--key", testSigner("other").vkey)).code).toBe(1);
+  expect((await run(dir, "--key", "no+such+key")).code).toBe(2);
+  expect((await run(dir, "--key", join(dir, "nothing"))).code).toBe(2);
+});
+
+test("a remembered checkpoint is read from a file", async () => {
+  const { folder: dir, write } = folder();
+  expect((await run(dir, "--key", vkey, "--since", join(dir, "checkpoints/5"))).code).toBe(0);
+  const forked = checkpointAt([...log.entries].toReversed(), 7, log.signer);
+  const remembered = writeFolder(new Map([["remembered", Buffer.from(forked)]]));
+  cleanup.push(remembered);
+  const since = await run(dir, "--key", vkey, "--since", join(remembered.folder, "remembered"));
+  expect(since.out).toContain("✗ remembered checkpoint: signs another history: the first 7 entries");
+  expect(since.code).toBe(1);
+  write("checkpoint", Buffer.alloc(0));
+  expect((await run(dir, "--key", vkey)).out).toMatch(/^✗ checkpoint: /);
+});
+
+test("commands that are not well-formed exit with 2 and show how to write them", async () => {
+  for (const args of [[], ["a", "b"], ["a", "--kee", "x"], ["a", "--key"], ["a", "--pin", "x", "--key", "y"]]) {
+    const { code, err } = await run(...args);
+    expect([args, code, err.includes("Usage: glasskey-verify")]).toEqual([args, 2, true]);
+  }
+  expect((await run("--help")).code).toBe(0);
+});
+
+test("the program itself runs, prints and exits alike", () => {
+  const { folder: dir, remove } = folder();
+  const program = join(import.meta.dirname, "../bin/glasskey-verify.mjs");
+  const start = (): { status: number | null; stdout: string } =>
+    spawnSync(process.execPath, [program, dir, "--key", vkey], { encoding: "utf8" });
+  expect(start()).toMatchObject({ status: 0, stdout: expect.stringContaining("Everything verifies.") });
+  remove("tile/0/000");
+  expect(start()).toMatchObject({ status: 1, stdout: expect.stringContaining("✗ tile/0/000: is missing") });
+});
+
+const tools = [
+  ["python3", "-c", "import hashlib"],
+  ["openssl", "version"],
+].every(([program = "", ...args]) => spawnSync(program, args).status === 0);
+
+test.runIf(tools)(
+  "the independent program in docs/audit-log.md agrees with the verifier, on sound and on edited logs",
+  () => {
+    const docs = readFileSync(join(import.meta.dirname, "../../docs/audit-log.md"), "utf8");
+    const program = /```python\n(#!\/usr\/bin\/env python3\n[\s\S]*?)```/.exec(docs)?.[1] ?? "";
+    const { folder: dir, write } = folder();
+    const script = join(dir, "check.py");
+    writeFileSync(script, program);
+    const check = (key = vkey): { status: number | null; stdout: string; stderr: string } =>
+      spawnSync("python3", [script, dir, key], { encoding: "utf8" });
+    expect(check()).toMatchObject({
+      status: 0,
+      stdout: "glasskey.test/log: 303 entries have the signed root; 3 chunks hash as logged\n",
+    });
+    for (const path of ["checkpoint", "tile/entries/000", "tile/entries/001.p/47", "chunks/se_0123456789ab/2.gkc"]) {
+      const bytes = log.files.get(path) ?? Buffer.alloc(0);
+      const edited = Buffer.from(bytes);
+      edited[20] = (edited[20] ?? 0) ^ 1;
+      write(path, edited);
+      expect(check().status, path).toBe(1);
+      write(path, bytes);
+    }
+    expect(check(testSigner("other").vkey).status).toBe(1);
+    expect(check().status).toBe(0);
+    expect(existsSync(join(dir, "checkpoint"))).toBe(true);
+  },
+);

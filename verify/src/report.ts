@@ -1,0 +1,69 @@
+/** One thing that is wrong. */
+export interface Problem {
+  /** The file, relative to the folder, or `remembered checkpoint`. */
+  readonly where: string;
+  /** Index of the log entry concerned. */
+  readonly entry?: number;
+  readonly what: string;
+}
+
+/** What a verification found. Only `ok` says that everything holds. */
+export interface Report {
+  readonly ok: boolean;
+  readonly origin: string | undefined;
+  /** Entries that the checkpoint covers. */
+  readonly size: number;
+  /** Base 64, as in the checkpoint. */
+  readonly root: string | undefined;
+  readonly problems: readonly Problem[];
+  /** Problems beyond the first thousand are counted, not kept. */
+  readonly problemCount: number;
+  readonly totals: Totals;
+}
+
+export interface Totals {
+  /** Entries whose bytes were hashed and found in the signed tree. */
+  entries: number;
+  tiles: number;
+  /** Signed checkpoints, the newest and a remembered one included, whose root these entries have. */
+  checkpoints: number;
+  sessions: number;
+  chunks: number;
+  chunkBytes: number;
+}
+
+export interface Findings {
+  readonly problems: Problem[];
+  readonly totals: Totals;
+  count(): number;
+  add(where: string, what: string, entry?: number): void;
+}
+
+const MAX_KEPT = 1_000;
+
+export function newFindings(): Findings {
+  const problems: Problem[] = [];
+  let count = 0;
+  return {
+    problems,
+    totals: { entries: 0, tiles: 0, checkpoints: 0, sessions: 0, chunks: 0, chunkBytes: 0 },
+    count: () => count,
+    add(where, what, entry) {
+      count += 1;
+      if (problems.length >= MAX_KEPT) return;
+      const problem = { where: printable(where), what: printable(what) };
+      problems.push(entry === undefined ? problem : { ...problem, entry });
+    },
+  };
+}
+
+/** `tile/entries/000.p/9, entry 5: was changed …` */
+export function formatProblem({ where, entry, what }: Problem): string {
+  return `${where}${entry === undefined ? "" : `, entry ${entry}`}: ${what}`;
+}
+
+/** File names of a hostile folder reach a terminal: no control characters, and not without end. */
+function printable(text: string): string {
+  const plain = text.replaceAll(/[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g, "\uFFFD");
+  return plain.length > 300 ? `${plain.slice(0, 300)}…` : plain;
+}
