@@ -84,8 +84,9 @@ export function startLeaseWorker(access: Access, { pollMs = 1_000 } = {}): Lease
           const [row] = await claim(access, { limit: 1, id: lease });
           if (row !== undefined) {
             await track(row);
-            // A minted lease may have been asked to close meanwhile; go on until this attempt changed nothing more.
-            if (row.state !== "planned" && row.state !== "minting") return;
+            // A lease that was asked to close while it was being minted is removed now; anything else is done.
+            const now = await access.store.selectFrom("leases").select("state").where("id", "=", lease).executeTakeFirst();
+            if (row.state === "closing" || now?.state !== "closing") return;
             continue;
           }
         } catch (error) {

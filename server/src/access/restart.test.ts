@@ -21,7 +21,7 @@ test("after a restart every lease is taken up where it was: an open grant stays 
   await system.stop();
   await system.start();
   const again = await system.as("ann");
-  expect((await again.grant(grant.grant)).state).toBe("active");
+  expect(await again.grant(grant.grant)).toMatchObject({ state: "active", endCause: null, endText: null });
   expect((await again.call<{ secret: string }>("POST", `/v1/grants/${grant.grant}/connect`)).secret).toBe(
     before.secret,
   );

@@ -23,7 +23,7 @@ import { answers, personOf, type Routes } from "./routes.ts";
 import type { Api } from "./services.ts";
 import { grantViewOf } from "./views.ts";
 
-const END_WAIT_MS = 30_000;
+const END_WAIT_MS = 10_000; // longer than any proof with the target up; then the person is told, and the work goes on
 const LIST_LIMIT = 200;
 
 export function grantRoutes(app: Routes, api: Api): void {

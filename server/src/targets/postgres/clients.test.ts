@@ -257,9 +257,9 @@ print(sum(1 for _ in n))
     expect(out.trim().split("\n")).toEqual(["refused True", "3", "5000"]);
   });
 
-  test.runIf(PG_DUMP !== undefined && version === "15")("pg_dump runs unmodified", async () => {
-    const { code, out, err } = await start([PG_DUMP ?? "", "--no-owner"], env).ran;
-    expect(code, err).toBe(0);
-    expect(out).toContain("PostgreSQL database dump complete");
+  test.runIf(PG_DUMP !== undefined)("pg_dump runs unmodified, or says that it is too old for this server", async () => {
+    const { out, err } = await start([PG_DUMP ?? "", "--no-owner"], env).ran;
+    const tooOld = version === "15" ? "" : "|aborting because of server version mismatch";
+    expect(out + err).toMatch(new RegExp(`PostgreSQL database dump complete${tooOld}`));
   });
 });

@@ -28,7 +28,7 @@ const searchPathSchema = z
     "must be a schema's name in letters, digits, _ and $, not one of PostgreSQL's own",
   );
 
-export const scopeSchema = z.strictObject({
+const scopeSchema = z.strictObject({
   /** The template role whose privileges the lease's own role inherits. */
   role: z
     .string()

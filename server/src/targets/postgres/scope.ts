@@ -17,7 +17,7 @@ import { expandClasses, parseScope, type PostgresScope } from "./scope-schema.ts
 import { factsOf, TooDeep, type Fact } from "./scope-walk.ts";
 
 export { loadParser } from "./scope-parser.ts";
-export { parseScope, scopeSchema } from "./scope-schema.ts";
+export { parseScope } from "./scope-schema.ts";
 
 export type Verdict =
   | { ok: true; classes: readonly StatementClass[] }
