@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // Starts `glass` on a Node that runs TypeScript by itself. Plain JavaScript that also runs on Node 20.
-import { spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 
@@ -30,10 +30,13 @@ if (major > 24 || (major === 24 && minor >= 11)) {
     );
     process.exit(1);
   }
-  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => {}); // the child gets them too
-  const child = spawnSync(node, ["--disable-warning=ExperimentalWarning", ...process.argv.slice(1)], {
-    stdio: "inherit",
+  const child = spawn(node, ["--disable-warning=ExperimentalWarning", ...process.argv.slice(1)], { stdio: "inherit" });
+  // At a terminal Ctrl-C reaches both; anything sent to this process alone is passed on.
+  process.on("SIGINT", () => {});
+  for (const signal of ["SIGTERM", "SIGHUP"]) process.on(signal, () => child.kill(signal));
+  child.once("exit", (code, signal) => {
+    if (signal === null) process.exit(code ?? 1);
+    process.removeAllListeners(signal);
+    process.kill(process.pid, signal);
   });
-  if (child.signal) process.kill(process.pid, child.signal);
-  process.exit(child.status ?? 1);
 }

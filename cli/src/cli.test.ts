@@ -22,7 +22,9 @@ interface Run {
 /** `glass …` as that person, without a terminal. */
 function run(person: string, args: readonly string[], input = "", env: Record<string, string> = {}): Promise<Run> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [glass, ...args], { env: { ...process.env, GLASSKEY_HOME: join(homes, person), ...env } });
+    const child = spawn(process.execPath, [glass, ...args], {
+      env: { ...process.env, GLASSKEY_HOME: join(homes, person), ...env },
+    });
     let [stdout, stderr] = ["", ""];
     child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
     child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
@@ -63,8 +65,14 @@ test("a server whose certificate nobody vouches for is not talked to", async () 
 });
 
 test("a verb, an option or an argument that does not exist is exit code 2, with what was meant", async () => {
-  expect(await run("ann", ["brake"])).toMatchObject({ code: 2, stderr: expect.stringContaining("Did you mean: glass break?") });
-  expect(await run("ann", ["break", "repair", "--reson", "x"])).toMatchObject({ code: 2, stderr: expect.stringContaining("Usage: glass break") });
+  expect(await run("ann", ["brake"])).toMatchObject({
+    code: 2,
+    stderr: expect.stringContaining("Did you mean: glass break?"),
+  });
+  expect(await run("ann", ["break", "repair", "--reson", "x"])).toMatchObject({
+    code: 2,
+    stderr: expect.stringContaining("Usage: glass break"),
+  });
   expect(await run("ann", ["end"])).toMatchObject({ code: 2 });
   const incomplete = await run("ann", ["break", "repair"]);
   expect(incomplete.code).toBe(2);
@@ -88,10 +96,20 @@ test("waiting for a human is exit code 4; after a yes the grant opens", async ()
 });
 
 test("without --no-wait, break waits for the yes and then runs the command", async () => {
-  const waiting = run("ann", ["break", "consent", ...BREAK, "--", process.execPath, "-e", "console.log(process.env.PGUSER)"]);
+  const waiting = run("ann", [
+    "break",
+    "consent",
+    ...BREAK,
+    "--",
+    process.execPath,
+    "-e",
+    "console.log(process.env.PGUSER)",
+  ]);
   const ann = await system.as("ann");
   const pending = async (): Promise<string | undefined> =>
-    (await ann.call<{ grants: { grant: string; state: string }[] }>("GET", "/v1/grants?open=true")).grants.find((grant) => grant.state === "pending")?.grant;
+    (await ann.call<{ grants: { grant: string; state: string }[] }>("GET", "/v1/grants?open=true")).grants.find(
+      (grant) => grant.state === "pending",
+    )?.grant;
   await expect.poll(pending, { timeout: 20_000 }).toBeDefined();
   const grant = (await pending()) ?? "";
   expect((await run("bob", ["approve", grant])).code).toBe(0);
@@ -111,7 +129,8 @@ test("a revocation that cannot be proved is exit code 5, and is proved later", a
 }, 90_000);
 
 test("the secret is in the environment of the client only: not in its arguments, not in any file", async () => {
-  const show = "console.log(JSON.stringify({ argv: process.argv, env: process.env.PGPASSWORD, ca: process.env.PGSSLROOTCERT }))";
+  const show =
+    "console.log(JSON.stringify({ argv: process.argv, env: process.env.PGPASSWORD, ca: process.env.PGSSLROOTCERT }))";
   const { stdout, stderr } = await run("ann", ["break", "repair", ...BREAK, "--", process.execPath, "-e", show, "x"]);
   const seen = JSON.parse(stdout) as { argv: string[]; env: string; ca: string };
   expect(seen.env).toMatch(/^[\w-]{43}$/);
@@ -125,21 +144,28 @@ test("the secret is in the environment of the client only: not in its arguments,
   expect(existsSync(seen.ca)).toBe(false); // what the grant needed goes with it
 });
 
-test.runIf(psql)("psql works under connect, its exit code comes through, and replay shows each statement with its answer", async () => {
-  const { grant } = JSON.parse((await run("ann", ["break", "repair", ...BREAK, "--json"])).stdout) as { grant: string };
-  const good = await run("ann", ["connect", grant, "--", "-X", "-At", "-c", "select count(*) from t"]);
-  expect(good).toMatchObject({ code: 0, stdout: "100\n" });
-  const bad = await run("ann", ["connect", grant, "--", "-X", "-c", "drop table t"]);
-  expect(bad.code).toBe(1);
-  expect(bad.stderr).toContain("DROP");
-  await run("ann", ["end", grant]);
-  const { sessions } = JSON.parse((await run("ida", ["sessions", grant, "--json"])).stdout) as { sessions: { session: string }[] };
-  const replays = await Promise.all(sessions.map(({ session }) => run("ida", ["replay", session])));
-  const text = replays.map(({ stdout }) => stdout).join("");
-  expect(text).toMatch(/select count\(\*\) from t[^]*SELECT 1/);
-  expect(text).toMatch(/drop table t[^]*refused/);
-  expect(await run("ann", ["replay", sessions[0]?.session ?? ""])).toMatchObject({ code: 3 });
-});
+test.runIf(psql)(
+  "psql works under connect, its exit code comes through, and replay shows each statement with its answer",
+  async () => {
+    const { grant } = JSON.parse((await run("ann", ["break", "repair", ...BREAK, "--json"])).stdout) as {
+      grant: string;
+    };
+    const good = await run("ann", ["connect", grant, "--", "-X", "-At", "-c", "select count(*) from t"]);
+    expect(good).toMatchObject({ code: 0, stdout: "100\n" });
+    const bad = await run("ann", ["connect", grant, "--", "-X", "-c", "drop table t"]);
+    expect(bad.code).toBe(1);
+    expect(bad.stderr).toContain("DROP");
+    await run("ann", ["end", grant]);
+    const { sessions } = JSON.parse((await run("ida", ["sessions", grant, "--json"])).stdout) as {
+      sessions: { session: string }[];
+    };
+    const replays = await Promise.all(sessions.map(({ session }) => run("ida", ["replay", session])));
+    const text = replays.map(({ stdout }) => stdout).join("");
+    expect(text).toMatch(/select count\(\*\) from t[^]*SELECT 1/);
+    expect(text).toMatch(/drop table t[^]*refused/);
+    expect(await run("ann", ["replay", sessions[0]?.session ?? ""])).toMatchObject({ code: 3 });
+  },
+);
 
 test("the log can be read, proved and verified from the command line, and one changed byte is named", async () => {
   const { size } = JSON.parse((await run("ida", ["log", "--from", "0", "--json"])).stdout) as { size: number };
@@ -147,12 +173,17 @@ test("the log can be read, proved and verified from the command line, and one ch
   const proof = await run("ida", ["log", "prove", "3"]);
   expect(proof).toMatchObject({ code: 0, stdout: expect.stringContaining("c2sp.org/tlog-proof") });
   const { logDir, vkey } = system.server();
-  await expect.poll(() => run("ida", ["verify", logDir, "--key", vkey]).then(({ code }) => code), { timeout: 20_000 }).toBe(0);
+  await expect
+    .poll(() => run("ida", ["verify", logDir, "--key", vkey]).then(({ code }) => code), { timeout: 20_000 })
+    .toBe(0);
   const { cp, writeFile } = await import("node:fs/promises");
   const copy = join(homes, "log-copy");
   await cp(logDir, copy, { recursive: true });
   const checkpoint = await readFile(join(copy, "checkpoint"), "utf8");
-  await writeFile(join(copy, "checkpoint"), checkpoint.replace(/\n(\d)/, (_all, digit: string) => `\n${(Number(digit) + 1) % 10 || 1}`));
+  await writeFile(
+    join(copy, "checkpoint"),
+    checkpoint.replace(/\n(\d)/, (_all, digit: string) => `\n${(Number(digit) + 1) % 10 || 1}`),
+  );
   const broken = await run("ida", ["verify", copy, "--key", vkey]);
   expect(broken.code).toBe(1);
   expect(broken.stdout).toContain("checkpoint");

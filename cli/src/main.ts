@@ -83,11 +83,16 @@ function parse(
   }
 }
 
-/** One slip of the fingers away. */
+/** Two slips of the fingers away at most: Levenshtein's distance, one row at a time. */
 function close(a: string, b: string): boolean {
-  if (Math.abs(a.length - b.length) > 1 || a === b) return a === b;
-  let i = 0;
-  while (a[i] === b[i]) i += 1;
-  const rests = [a.slice(i + 1) === b.slice(i + 1), a.slice(i + 1) === b.slice(i), a.slice(i) === b.slice(i + 1)];
-  return rests.includes(true) || (a[i] === b[i + 1] && a[i + 1] === b[i] && a.slice(i + 2) === b.slice(i + 2));
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (const [i, letter] of [...a.slice(0, 40)].entries()) {
+    const next = [i + 1];
+    for (let j = 1; j <= b.length; j += 1) {
+      const replaced = (row[j - 1] ?? 0) + (letter === b[j - 1] ? 0 : 1);
+      next.push(Math.min((next[j - 1] ?? 0) + 1, (row[j] ?? 0) + 1, replaced));
+    }
+    row = next;
+  }
+  return (row[b.length] ?? 9) <= Math.min(2, b.length - 1);
 }

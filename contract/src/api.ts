@@ -7,7 +7,11 @@ const time = z.iso.datetime().describe("ISO 8601, UTC");
 const grantId = z.string().regex(/^gr_[0-9a-hjkmnp-tv-z]{12}$/, "is not a grant id such as gr_7kq2m9x4tbzc");
 const sessionId = z.string().regex(/^se_[0-9a-hjkmnp-tv-z]{12}$/, "is not a session id such as se_7kq2m9x4tbzc");
 const name = z.string().min(1).max(64);
-const oneLine = (max: number): z.ZodString => z.string().max(max);
+const oneLine = (max: number): z.ZodString =>
+  z
+    .string()
+    .max(max)
+    .regex(/^[^\p{Cc}\p{Cs}]*$/u, "has control characters");
 
 export const ROLES = ["requester", "approver", "security_officer", "auditor", "admin"] as const;
 export type Role = (typeof ROLES)[number];
@@ -61,7 +65,13 @@ export type PlaybookView = z.infer<typeof playbookView>;
 export const breakRequest = z.strictObject({
   playbook: name,
   reason: name.describe("One of the playbook's reason codes"),
-  why: z.string().trim().min(3).max(2000).describe("In the requester's own words"),
+  why: z
+    .string()
+    .trim()
+    .min(3)
+    .max(2000)
+    .regex(/^(?:[^\p{Cc}\p{Cs}]|[\n\r\t])*$/u, "has control characters")
+    .describe("In the requester's own words"),
   incident: oneLine(200).optional(),
   forMs: z.number().int().positive().optional().describe("Default: the playbook's max"),
 });
@@ -187,6 +197,11 @@ export const targetCheck = z.object({
   checks: z.array(checkView),
 });
 export type TargetCheck = z.infer<typeof targetCheck>;
+
+export const alarmList = z.object({
+  alarms: z.array(z.object({ alarm: z.string(), text: z.string(), raisedAt: time })),
+});
+export type AlarmList = z.infer<typeof alarmList>;
 
 export const health = z.object({
   ok: z.boolean(),

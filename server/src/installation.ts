@@ -21,6 +21,15 @@ export async function makePrivateDir(dir: string): Promise<void> {
   await chmod(dir, 0o700);
 }
 
+/**
+ * The data folder. As root, others may pass through it, and no more: the embedded PostgreSQL runs as another user and has
+ * its folder inside. Everything else in it is closed by its own mode.
+ */
+export async function makeDataDir(dir: string): Promise<void> {
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  await chmod(dir, process.getuid?.() === 0 ? 0o711 : 0o700);
+}
+
 /** The 32-byte root key: from the configured reference, else from `root.key` in the data folder, made when there is none. */
 export async function rootKey(config: ServerConfig): Promise<Buffer> {
   const file = join(config.dataDir, "root.key");

@@ -7,11 +7,11 @@ import { ERRORS } from "@glasskey/contract/errors";
 import type { EventType } from "@glasskey/contract/events";
 import pg from "pg";
 import type { Access, SessionCutter } from "./access/access.ts";
-import { raiseAlarm } from "./access/alarms.ts";
+import { clearAlarm, raiseAlarm } from "./access/alarms.ts";
 import { startCutBus } from "./access/cut-bus.ts";
 import { startLeaseWorker, type LeaseWorker } from "./access/leases.ts";
 import { challenge, noteActivity, openSession, sessionClosed } from "./access/sessions.ts";
-import { closeDrifted, forgetNode, sweepGrants, sweepOrphans } from "./access/sweep.ts";
+import { closeDrifted, forgetNode, heartbeat, sweepGrants, sweepOrphans } from "./access/sweep.ts";
 import { buildApp, type App } from "./api/app.ts";
 import type { Api } from "./api/services.ts";
 import { append } from "./audit/append.ts";
@@ -23,12 +23,13 @@ import { sleep, systemClock } from "./core/clock.ts";
 import { describe, GlassError } from "./core/errors.ts";
 import type { JsonObject } from "./core/json.ts";
 import { startGateway } from "./gateway/gateway.ts";
-import { login } from "./identity/login.ts";
+import { addressGroup } from "./gateway/throttle.ts";
+import { createLogin } from "./identity/login.ts";
 import { hashSecret, newPersonSecret } from "./identity/secrets.ts";
 import { createThrottle } from "./identity/throttle.ts";
 import { personOfToken, revokeToken } from "./identity/tokens.ts";
 import { initFolder } from "./init.ts";
-import { installationId, logSigner, makePrivateDir, nodeId, rootKey, serverTls } from "./installation.ts";
+import { installationId, logSigner, makeDataDir, makePrivateDir, nodeId, rootKey, serverTls } from "./installation.ts";
 import { loadPolicy } from "./playbooks/load.ts";
 import type { Policy } from "./playbooks/policy.ts";
 import { formatProblems } from "./playbooks/problem.ts";
@@ -45,6 +46,8 @@ import { kinds } from "./targets/registry.ts";
 export const VERSION = "0.1.0";
 
 const SWEEP_MS = 1_000;
+const BEAT_MS = 2_000;
+const LATE_BEAT_MS = 15_000;
 const ORPHANS_MS = 300_000;
 const EXPORT_MS = 2_000;
 const KEEP_CHECKPOINT_MS = 3_600_000; // each proves the log's growth since; one an hour is 9,000 small files a year
@@ -80,8 +83,8 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
   const failed = Promise.withResolvers<Error>();
   let stopText = "Glasskey is stopping";
   try {
-    await makePrivateDir(config.dataDir);
-    const lock = lockFolder(config.dataDir);
+    await makeDataDir(config.dataDir);
+    const lock = lockFolder(config.dataDir, "the data folder");
     parts.set("lock", () => lock.release());
 
     const address = await storeAddress(config, parts);
@@ -153,17 +156,16 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
           void noteActivity(access, reports).catch((error: unknown) =>
             warn(`activity is not stored: ${describe(error)}`),
           ),
-        journalFailed: (message) =>
-          void raiseAlarm(
-            store,
-            warn,
-            `journal ${node}`,
-            `nothing can be recorded, so nothing is opened: ${message}`,
-          ).catch(() => {}),
+        journalFailed: (message) => {
+          warn(`recording: ${message}`); // also when the alarm is open already
+          const text = `nothing can be recorded, so nothing is opened: ${message}`;
+          void raiseAlarm(store, warn, `journal ${node}`, text).catch(() => {});
+        },
         log: warn,
       },
     );
     parts.set("gateway", () => gateway.stop(stopText));
+    await clearAlarm(store, warn, `journal ${node}`);
     void gateway.whenDead.then((error) => failed.resolve(error));
     sealer = await openSealer({
       ...{
@@ -185,6 +187,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
         }
       },
     });
+    await clearAlarm(store, warn, `sealing ${node}`); // what stopped it was looked at again, and holds
     sealer.start();
     const sealing = sealer;
     parts.set("sealer", () => sealing.close());
@@ -205,17 +208,26 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
 
     const recordings = createRecordings({ store, keyring, chunks, sealNow: (session) => sealing.sealNow(session) });
     const logDir = join(config.dataDir, "log");
+    await makePrivateDir(logDir);
     let keptAtMs = -KEEP_CHECKPOINT_MS;
     const exportNow = async (): Promise<void> => {
       const keep = performance.now() - keptAtMs >= KEEP_CHECKPOINT_MS;
-      await exportTo(logDir, store, recordings, signer.vkey, keep);
-      if (keep) keptAtMs = performance.now();
+      const exported = await exportTo(logDir, store, recordings, signer.vkey, keep);
+      if (keep && exported) keptAtMs = performance.now();
     };
     parts.set("export", () =>
       exportNow().catch((error: unknown) => warn(`the log's folder is not up to date: ${describe(error)}`)),
     );
+    let beatAtMs = performance.now();
+    const beat = async (): Promise<void> => {
+      await heartbeat(access);
+      const lateMs = performance.now() - beatAtMs;
+      beatAtMs = performance.now();
+      if (lateMs > LATE_BEAT_MS) await bus.catchUp(); // others may have taken this process for dead
+    };
     const timers = new AbortController();
     const loops = [
+      every(BEAT_MS, timers.signal, beat, warn),
       every(SWEEP_MS, timers.signal, () => sweepGrants(access), warn),
       every(ORPHANS_MS, timers.signal, () => sweepOrphans(access), warn),
       every(EXPORT_MS, timers.signal, exportNow, warn),
@@ -228,11 +240,11 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     const endpoints = new Map(
       gateway.ports.map(({ kind, port }) => [kind, { host: config.hosts[0] ?? "localhost", port }]),
     );
-    const throttle = createThrottle(systemClock);
     const find = (name: string): { name: string; secret: string | undefined } | undefined => {
       const person = policy.people.find((candidate) => candidate.name === name && candidate.enabled);
       return person === undefined ? undefined : { name: person.name, secret: person.secret?.reveal() };
     };
+    const login = createLogin({ store, throttle: createThrottle(systemClock), tokenTtlMs: config.tokenTtlMs, find });
     let dead = false;
     void failed.promise.then(() => (dead = true));
     const api: Api = {
@@ -245,8 +257,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
         log: { reader: createLogReader(store), vkey: signer.vkey },
       },
       personOfToken: (token) => personOfToken(store, token),
-      login: (name, secret, remoteAddress) =>
-        login({ store, throttle, tokenTtlMs: config.tokenTtlMs, find }, { name, secret, remoteAddress }),
+      login: (name, secret, remoteAddress) => login({ name, secret, remoteAddress: addressGroup(remoteAddress) }),
       logout: (token) => revokeToken(store, token),
       endpoint: (kind) => endpoints.get(kind),
       checkTargets: (name) => checkTargets(access, name),
@@ -383,7 +394,7 @@ async function exportTo(
   recordings: Recordings,
   vkey: string,
   keepCheckpoint: boolean,
-): Promise<void> {
+): Promise<boolean> {
   try {
     await exportLog({
       store,
@@ -392,8 +403,10 @@ async function exportTo(
       keepCheckpoint,
       readChunk: ({ session, chunk }) => recordings.chunk(session, chunk),
     });
+    return true;
   } catch (error) {
     if (!(error instanceof GlassError && error.code === "not_found")) throw error; // nothing is signed yet
+    return false;
   }
 }
 

@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { constants } from "node:os";
 import { join } from "node:path";
-import type { ConnectAnswer, GrantView, KillAnswer, PlaybookView } from "@glasskey/contract";
+import type { AlarmList, ConnectAnswer, GrantView, KillAnswer, PlaybookView } from "@glasskey/contract";
 import { call } from "../client.ts";
 import type { Invocation } from "../commands.ts";
 import { CliError, usage } from "../errors.ts";
@@ -175,7 +175,10 @@ export async function status({ args, options, out }: Invocation): Promise<number
     "GET",
     `/v1/grants${options["all"] === true ? "" : "?open=true"}`,
   );
-  out.value({ grants });
+  // Whoever may see alarms sees them first; everybody else is simply not told.
+  const { alarms } = await call<AlarmList>(login, "GET", "/v1/alarms").catch(() => ({ alarms: [] }));
+  out.value({ grants, alarms });
+  for (const alarm of alarms) out.say(`${out.red("ALARM")} since ${clock(alarm.raisedAt)}: ${plain(alarm.text)}`);
   if (grants.length === 0)
     out.say(options["all"] === true ? "No grants." : "Nothing is open. `glass status --all` shows what was.");
   const rows = grants.map((grant) => [

@@ -26,6 +26,7 @@ export interface SessionCutter {
 }
 
 export interface SessionActivity {
+  session: string;
   grant: string;
   busy: boolean;
   /** Since it was last busy; 0 while busy. */

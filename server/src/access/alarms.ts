@@ -18,7 +18,7 @@ export async function raiseAlarm(
       .returning("id")
       .executeTakeFirst();
     if (row === undefined) return false;
-    await append(tx, { type: "alarm.raised", at: new Date(), actor: "glasskey", data: { alarm: id, key, text } });
+    await append(tx, { type: "alarm.raised", at: new Date(), actor: "glasskey", data: { alarm: id, key } });
     return true;
   });
   if (fresh) warn(`ALARM ${text}`);

@@ -1,6 +1,6 @@
 import { sql } from "kysely";
 import { append } from "../audit/append.ts";
-import { GlassError } from "../core/errors.ts";
+import { describe, GlassError } from "../core/errors.ts";
 import { isId } from "../core/ids.ts";
 import { pseudonymOf } from "../identity/pseudonyms.ts";
 import type { Tx } from "../store/database.ts";
@@ -48,18 +48,23 @@ export async function beginClosing(
   return moved;
 }
 
-/** After the commit of {@link beginClosing}: sessions go at once, then the credential; resolves when this attempt is over. */
+/** After the commit of {@link beginClosing}: sessions go at once, then the credential; resolves when this attempt is over. Never rejects. */
 export async function carryOut(access: Access, grant: string, reason: CutReason): Promise<number> {
   const cut = access.cutter().cut({ grant }, reason);
-  const leases = await access.store
-    .selectFrom("leases")
-    .select("id")
-    .where("grant_id", "=", grant)
-    .where("state", "<>", "dead")
-    .execute();
-  const [count] = await Promise.all([cut, ...leases.map((lease) => access.kick(lease.id))]);
-  await finishClosing(access, grant);
-  return count;
+  try {
+    const leases = await access.store
+      .selectFrom("leases")
+      .select("id")
+      .where("grant_id", "=", grant)
+      .where("state", "<>", "dead")
+      .execute();
+    const [count] = await Promise.all([cut, ...leases.map((lease) => access.kick(lease.id))]);
+    await finishClosing(access, grant);
+    return count;
+  } catch (error) {
+    access.warn(`closing ${grant} goes on in the background: ${describe(error)}`);
+    return cut.catch(() => 0);
+  }
 }
 
 /**
@@ -132,7 +137,6 @@ async function killSession(
     }
     return row;
   });
-  if (session.closed_at !== null) return { grant: session.grant_id, cut: 0 };
   const cut = await access.cutter().cut({ session: id }, { code: "killed", text });
   return { grant: session.grant_id, cut };
 }

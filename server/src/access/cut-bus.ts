@@ -13,6 +13,8 @@ type Message =
   | { from: string; extend: string; endsAtMs: number };
 
 export interface CutBus extends SessionCutter {
+  /** Looks up in the store what this process should have cut, and cuts it. */
+  catchUp(): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -46,21 +48,26 @@ export function startCutBus(options: CutBusOptions): CutBus {
       "cut" in message ? local.cut(message.cut, message.reason) : local.extend(message.extend, message.endsAtMs);
     done.catch((error: unknown) => warn(`a cut from another process failed: ${describe(error)}`));
   };
-  /** What this process still holds although the store says that it is over. */
+  /** What this process still holds although the store says that it is over: also when others took it for dead meanwhile. */
   const catchUp = async (): Promise<void> => {
+    const held = (await local.activity()).map(({ session }) => session);
+    if (held.length === 0) return;
     const rows = await store
       .selectFrom("sessions")
       .innerJoin("grants", "grants.id", "sessions.grant_id")
-      .select(["sessions.id", "sessions.kill_asked_at", "grants.end_cause", "grants.end_text"])
-      .where("sessions.node", "=", node)
-      .where("sessions.closed_at", "is", null)
-      .where((eb) => eb.or([eb("grants.state", "<>", "active"), eb("sessions.kill_asked_at", "is not", null)]))
+      .select(["sessions.id", "sessions.kill_asked_at", "grants.end_text"])
+      .where("sessions.id", "in", held)
+      .where((eb) =>
+        eb.or([
+          eb("grants.state", "<>", "active"),
+          eb("sessions.kill_asked_at", "is not", null),
+          eb("sessions.closed_at", "is not", null),
+        ]),
+      )
       .execute();
     for (const row of rows) {
-      await local.cut(
-        { session: row.id },
-        { code: row.kill_asked_at === null ? "ended" : "killed", text: row.end_text ?? "this access is over" },
-      );
+      const code = row.kill_asked_at === null ? "ended" : "killed";
+      await local.cut({ session: row.id }, { code, text: row.end_text ?? "this access is over" });
     }
   };
   const listen = async (): Promise<void> => {
@@ -94,6 +101,7 @@ export function startCutBus(options: CutBusOptions): CutBus {
       await Promise.all([local.extend(grant, endsAtMs), tell({ from: node, extend: grant, endsAtMs })]);
     },
     activity: () => local.activity(),
+    catchUp,
     async stop() {
       stopped.abort();
       await client?.end().catch(() => {});

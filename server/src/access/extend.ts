@@ -29,9 +29,10 @@ export async function extendGrant(access: Access, person: string, grantId: strin
       .decide({ ...question, action: "request_extension", person, requester: grant.requester });
     if (!decision.allow) throw denied(decision);
     if (decision.need === 0) return applyExtension(access, tx, grant, [], actor);
+    if (grant.extension_round !== null) return undefined; // asked for already; the votes so far stand
     await tx
       .updateTable("grants")
-      .set({ extension_round: grant.extensions_used + 1 })
+      .set({ extension_round: sql`(select coalesce(max(round), 0) + 1 from approvals where grant_id = ${grantId})` })
       .where("id", "=", grantId)
       .execute();
     const event = { actor, grant: grantId, target: grant.target, playbook: grant.playbook };

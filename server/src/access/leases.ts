@@ -85,7 +85,11 @@ export function startLeaseWorker(access: Access, { pollMs = 1_000 } = {}): Lease
           if (row !== undefined) {
             await track(row);
             // A lease that was asked to close while it was being minted is removed now; anything else is done.
-            const now = await access.store.selectFrom("leases").select("state").where("id", "=", lease).executeTakeFirst();
+            const now = await access.store
+              .selectFrom("leases")
+              .select("state")
+              .where("id", "=", lease)
+              .executeTakeFirst();
             if (row.state === "closing" || now?.state !== "closing") return;
             continue;
           }
@@ -177,6 +181,11 @@ async function step(access: Access, row: LeaseRow): Promise<void> {
   }
 }
 
+/** Key of the alarm about a credential that no grant accounts for. */
+export function orphanAlarm(install: string, lease: string): string {
+  return `orphan gk_${install}_${lease.slice(3)}`;
+}
+
 export function readPlan(access: Access, row: Pick<LeaseRow, "id" | "plan">): LeasePlan {
   return JSON.parse(
     access.keyring.open({ table: "leases", row: row.id, column: "plan" }, row.plan).toString("utf8"),
@@ -253,6 +262,7 @@ async function mint(access: Access, kind: KindControl, row: LeaseRow): Promise<v
             guard: "beforeEnd",
             actor: "glasskey",
             set: { active_at: sql`clock_timestamp()` },
+            data: { endsAt: row.ends_at.toISOString() },
           });
     if (active === undefined) await closeLease(tx, row.id); // asked to close, or over, while it was being minted
   });
@@ -285,8 +295,7 @@ async function abandonMint(access: Access, row: LeaseRow): Promise<void> {
     }
     return undefined;
   });
-  await access.kick(row.id);
-  if (next !== undefined) await access.kick(next);
+  if (next !== undefined) void access.kick(next); // the abandoned one is due too; the loop takes it
 }
 
 async function failOpening(access: Access, row: LeaseRow, error: unknown): Promise<void> {
@@ -299,7 +308,7 @@ async function failOpening(access: Access, row: LeaseRow, error: unknown): Promi
         actor: "glasskey",
         lease: row.id,
         target: row.target,
-        data: { error: text },
+        data: { code: error instanceof GlassError ? error.code : "internal" },
       },
       ...(row.grant_id === null ? {} : { grant: row.grant_id }),
     });
@@ -400,7 +409,10 @@ async function remove(access: Access, kind: KindControl, row: LeaseRow): Promise
       .returning("id")
       .executeTakeFirst();
     if (dead === undefined) return;
-    const data = { from: from.toISOString(), evidence: evidence.map(({ asked, answered }) => ({ asked, answered })) };
+    const data = {
+      from: from.toISOString(),
+      evidence: evidence.map(({ asked, answered }) => ({ asked: short(asked), answered: short(answered) })),
+    };
     await append(tx, {
       type: row.grant_id === null ? "lease.orphan_removed" : "lease.confirmed",
       at: new Date(),
@@ -411,15 +423,16 @@ async function remove(access: Access, kind: KindControl, row: LeaseRow): Promise
       await append(tx, {
         ...{ type: "access.drift", at: new Date(), ...event },
         data: {
-          added: drift.added.slice(0, 100),
-          removed: drift.removed.slice(0, 100),
+          added: drift.added.slice(0, 50).map(short),
+          removed: drift.removed.slice(0, 50).map(short),
           addedCount: drift.added.length,
           removedCount: drift.removed.length,
         },
       });
     }
   });
-  if (row.paged_at !== null) await clearAlarm(access.store, access.warn, `lease ${row.id}`);
+  await clearAlarm(access.store, access.warn, `lease ${row.id}`);
+  if (row.grant_id === null) await clearAlarm(access.store, access.warn, orphanAlarm(row.install, row.id));
   if (row.grant_id !== null) await finishClosing(access, row.grant_id);
 }
 
@@ -434,11 +447,6 @@ async function pageIfLate(access: Access, row: LeaseRow, text: string): Promise<
     )
     .executeTakeFirst();
   if (late === undefined || row.paged_at !== null) return;
-  await access.store
-    .updateTable("leases")
-    .set({ paged_at: sql`clock_timestamp()` })
-    .where("id", "=", row.id)
-    .execute();
   const what = row.grant_id === null ? `orphan lease ${row.id}` : `grant ${row.grant_id}`;
   await raiseAlarm(
     access.store,
@@ -446,7 +454,16 @@ async function pageIfLate(access: Access, row: LeaseRow, text: string): Promise<
     `lease ${row.id}`,
     `access of ${what} to ${row.target} is not proved gone: ${text}`,
   );
+  // Remembered after it was raised: a crash in between raises it again, which is silent.
+  await access.store
+    .updateTable("leases")
+    .set({ paged_at: sql`clock_timestamp()` })
+    .where("id", "=", row.id)
+    .execute();
 }
+
+/** Bounded, so that any number of long lines fits an entry of the log; the proof in the store has them whole. */
+const short = (line: string): string => line.slice(0, 200).toWellFormed();
 
 export interface Drift {
   known: boolean;

@@ -91,6 +91,39 @@ test("lesson 19: after kill -9 in mid-session everything acknowledged is in the 
   await system.start();
 });
 
+test("kill -9 in the middle of a mint: what may be on the target is removed by name, and a new lease opens the grant", async () => {
+  await system.stop();
+  const first = await system.startProcess();
+  const ann = await system.as("ann", first);
+  // Holds every CREATE ROLE on the target for a while.
+  const held = system.target.query("begin; lock table pg_authid in share mode; select pg_sleep(6); commit");
+  await new Promise((done) => setTimeout(done, 300));
+  const asked = ann.break("repair").catch(() => undefined);
+  const minting = async (): Promise<string[]> =>
+    (await system.storeQuery<{ id: string }>("select id from leases where state = 'minting'")).map((row) => row.id);
+  await expect.poll(minting, { timeout: 20_000 }).toHaveLength(1);
+  await first.kill();
+  await asked;
+  await held;
+  const second = await system.startProcess();
+  const again = await system.as("ann", second);
+  const { grants } = await again.call<{ grants: { grant: string }[] }>("GET", "/v1/grants?open=true");
+  const grant = grants[0]?.grant ?? "";
+  await again.until(grant, ["active"], 40_000);
+  const leases = async (): Promise<string[]> =>
+    (
+      await system.storeQuery<{ state: string }>("select state from leases where grant_id = $1 order by created_at", [
+        grant,
+      ])
+    ).map((row) => row.state);
+  await expect.poll(leases, { timeout: 40_000 }).toEqual(["dead", "live"]);
+  expect(await roles()).toHaveLength(1);
+  expect((await again.end(grant)).proof?.leases).toHaveLength(2);
+  expect(await roles()).toEqual([]);
+  await second.stop();
+  await system.start();
+});
+
 test("two processes start at once on an empty store, and a third on a store that is in use by both", async () => {
   const fresh = await startTestSystem(inject("pg18"));
   try {

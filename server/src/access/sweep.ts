@@ -1,3 +1,4 @@
+import canonicalize from "canonicalize";
 import { sql } from "kysely";
 import { append } from "../audit/append.ts";
 import { describe } from "../core/errors.ts";
@@ -7,6 +8,7 @@ import type { Access } from "./access.ts";
 import { raiseAlarm } from "./alarms.ts";
 import { beginClosing, carryOut } from "./close.ts";
 import { finishClosing } from "./confirm.ts";
+import { orphanAlarm } from "./leases.ts";
 import { GUARDS, move } from "./lifecycle.ts";
 import { pinned } from "./open.ts";
 import { idleText, noteActivity, sessionClosed } from "./sessions.ts";
@@ -18,7 +20,6 @@ const REPORTS_MS = 15_000; // what another process last told of its sessions may
 
 /** What runs on time alone. Each pass may run in any number of processes at once, and finds what a crash left. */
 export async function sweepGrants(access: Access): Promise<void> {
-  await heartbeat(access);
   await timeOutPending(access);
   await closeIdle(access);
   await closeLostSessions(access);
@@ -26,7 +27,8 @@ export async function sweepGrants(access: Access): Promise<void> {
   await sweepTokens(access.store);
 }
 
-async function heartbeat(access: Access): Promise<void> {
+/** Says that this process lives. Its own loop: nothing slow may make other processes take it for dead. */
+export async function heartbeat(access: Access): Promise<void> {
   await access.store
     .insertInto("nodes")
     .values({ id: access.node })
@@ -76,7 +78,7 @@ async function closeIdle(access: Access): Promise<void> {
       .execute((tx) =>
         beginClosing(access, tx, { grant: id, actor: "glasskey", cause: "idle", text, guard: "idleTooLong" }),
       );
-    if (moved !== undefined) await carryOut(access, id, { code: "idle", text });
+    if (moved !== undefined) void carryOut(access, id, { code: "idle", text });
   }
 }
 
@@ -183,15 +185,14 @@ export async function closeDrifted(access: Access, policy: Policy): Promise<void
       ...{ facts: dutyAtStart(before.playbook, now) },
     });
     const sameScope =
-      now !== undefined &&
-      JSON.stringify(now.scope) === JSON.stringify(before.playbook.scope) &&
-      JSON.stringify(target?.config) === JSON.stringify(before.target.config);
+      canonicalize(now?.scope) === canonicalize(before.playbook.scope) &&
+      canonicalize(target?.config) === canonicalize(before.target.config); // the store gives keys in another order
     if (decision.allow && sameScope) continue;
     const text = now === undefined ? "its playbook was removed" : (decision.reasons[0] ?? "its playbook changed");
     const moved = await access.store
       .transaction()
       .execute((tx) => beginClosing(access, tx, { grant: grant.id, actor: "glasskey", cause: "drift", text }));
-    if (moved !== undefined) await carryOut(access, grant.id, { code: "drift", text });
+    if (moved !== undefined) void carryOut(access, grant.id, { code: "drift", text });
   }
 }
 
@@ -268,7 +269,7 @@ export async function sweepOrphans(access: Access): Promise<void> {
         await raiseAlarm(
           access.store,
           access.warn,
-          `orphan ${remote.name}`,
+          orphanAlarm(access.install, remote.lease),
           `${target.name} has a credential ${remote.name} that no grant accounts for; removing it`,
         );
         await access.kick(remote.lease);

@@ -1,4 +1,4 @@
-import { health, loginAnswer, loginRequest, playbookView, whoami } from "@glasskey/contract";
+import { alarmList, health, loginAnswer, loginRequest, playbookView, whoami } from "@glasskey/contract";
 import { z } from "zod";
 import { denied } from "../access/request.ts";
 import type { Person } from "../playbooks/policy.ts";
@@ -12,8 +12,27 @@ export function personRoutes(app: Routes, api: Api): void {
     async (_request, reply) => {
       const parts = await api.health();
       const ok = parts.gateway && parts.store;
-      if (!ok) void reply.header("retry-after", "5");
+      if (!ok) void reply.status(503).header("retry-after", "5");
       return { ok, version: api.version, install: api.access.install, ...parts };
+    },
+  );
+
+  app.get(
+    "/v1/alarms",
+    { schema: { summary: "Alarms that are not over", response: answers(alarmList) } },
+    async (request) => {
+      const { person } = await personOf(api, request);
+      const allowed = api.access.policy().decide({ action: "read_alarms", person });
+      if (!allowed.allow) throw denied(allowed);
+      const rows = await api.access.store
+        .selectFrom("alarms")
+        .select(["id", "text", "raised_at"])
+        .where("cleared_at", "is", null)
+        .orderBy("raised_at")
+        .execute();
+      return {
+        alarms: rows.map(({ id, text, raised_at }) => ({ alarm: id, text, raisedAt: raised_at.toISOString() })),
+      };
     },
   );
 

@@ -32,7 +32,7 @@ export function describe(error: unknown): string {
     return error.errors.map(describe).join("; ").slice(0, 500);
   }
   const text = error instanceof Error ? error.message || error.name : String(error);
-  return text.replaceAll(/\s+/g, " ").slice(0, 500);
+  return text.replaceAll(/\s+/g, " ").slice(0, 500).toWellFormed();
 }
 
 /** For the `default:` of a switch over a closed set: the compiler proves that it is never reached. */

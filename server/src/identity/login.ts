@@ -7,6 +7,9 @@ import { verifySecret } from "./secrets.ts";
 import type { Throttle } from "./throttle.ts";
 import { issueToken } from "./tokens.ts";
 
+/** A hash takes 32 MiB and a thread of the pool that also writes the journal: a flood of logins must not slow recording. */
+const MAX_HASHING = 2;
+
 export interface LoginDeps {
   store: Store;
   throttle: Throttle;
@@ -15,43 +18,57 @@ export interface LoginDeps {
   find: (name: string) => { name: string; secret: string | undefined } | undefined;
 }
 
+export interface LoginAttempt {
+  name: string;
+  secret: string;
+  /** Address of the peer, or the network that counts as one. */
+  remoteAddress: string;
+}
+
+export interface LoggedIn {
+  token: Secret;
+  person: string;
+  expiresAt: Date;
+}
+
 /**
- * Logs a local person in. The answer and its time are the same for an unknown name and a wrong secret.
- * @throws GlassError `unauthenticated`, or `too_many_attempts` with the seconds to wait.
+ * Makes the one way for local people to log in. The answer and its time are the same for an unknown name and a wrong
+ * secret. The returned function throws GlassError `unauthenticated`, or `too_many_attempts` with how long to wait.
  */
-export async function login(
-  deps: LoginDeps,
-  { name, secret, remoteAddress }: { name: string; secret: string; remoteAddress: string },
-): Promise<{ token: Secret; person: string; expiresAt: Date }> {
-  // By address only: a count by name would let anybody lock the person on call out.
-  const waitMs = deps.throttle.waitMs(remoteAddress);
-  if (waitMs > 0) {
-    throw new GlassError("too_many_attempts", "too many failed logins", {
-      next: `Wait ${Math.ceil(waitMs / 1000)} s, then try again.`,
-    });
-  }
-  // Counted before the slow check, so that attempts sent at once cannot all slip under the limit.
-  deps.throttle.failed(remoteAddress);
-  const person = deps.find(name);
-  if (!(await verifySecret(secret, person?.secret)) || person === undefined) {
+export function createLogin(deps: LoginDeps): (attempt: LoginAttempt) => Promise<LoggedIn> {
+  let hashing = 0;
+  return async ({ name, secret, remoteAddress }) => {
+    // By address only: a count by name would let anybody lock the person on call out.
+    const waitMs = deps.throttle.waitMs(remoteAddress);
+    if (waitMs > 0) {
+      throw new GlassError("too_many_attempts", "too many failed logins", {
+        next: `Wait ${Math.ceil(waitMs / 1000)} s, then try again.`,
+      });
+    }
+    if (hashing >= MAX_HASHING) {
+      throw new GlassError("too_many_attempts", "others are logging in at this moment", { next: "Try again at once." });
+    }
+    // Counted before the slow check, so that attempts sent at once cannot all slip under the limit.
+    deps.throttle.failed(remoteAddress);
+    const person = deps.find(name);
+    hashing += 1;
+    const right = await verifySecret(secret, person?.secret).finally(() => (hashing -= 1));
+    if (!right || person === undefined) {
+      await deps.store.transaction().execute(async (tx) => {
+        // The name may be a secret typed into the wrong field: only a known one is logged.
+        const actor = person === undefined ? "glasskey" : await pseudonymOf(tx, person.name);
+        await append(tx, { type: "login.failed", at: new Date(), actor });
+      });
+      throw new GlassError("unauthenticated", "wrong name or secret", {
+        next: "Check both; `glass login NAME` asks for the secret.",
+      });
+    }
+    deps.throttle.succeeded(remoteAddress);
+    const { token, expiresAt } = await issueToken(deps.store, person.name, deps.tokenTtlMs);
     await deps.store.transaction().execute(async (tx) => {
-      // The name may be a secret typed into the wrong field: only a known one is logged.
-      const actor = person === undefined ? "glasskey" : await pseudonymOf(tx, person.name);
-      await append(tx, { type: "login.failed", at: new Date(), actor });
+      const actor = await pseudonymOf(tx, person.name);
+      await append(tx, { type: "login.succeeded", at: new Date(), actor, data: { until: expiresAt.toISOString() } });
     });
-    throw new GlassError("unauthenticated", "wrong name or secret", {
-      next: "Check both; `glass login NAME` asks for the secret.",
-    });
-  }
-  deps.throttle.succeeded(remoteAddress);
-  const { token, expiresAt } = await issueToken(deps.store, person.name, deps.tokenTtlMs);
-  await deps.store.transaction().execute(async (tx) => {
-    await append(tx, {
-      type: "login.succeeded",
-      at: new Date(),
-      actor: await pseudonymOf(tx, person.name),
-      data: { until: expiresAt.toISOString() },
-    });
-  });
-  return { token, person: person.name, expiresAt };
+    return { token, person: person.name, expiresAt };
+  };
 }

@@ -37,7 +37,14 @@ export function readMap(document: Document, node: Node, what: string, keys: Keys
     } else {
       const few = slips.size < MAX_SLIPS;
       if (few) slips.add(nearest(entry.key, known) ?? entry.key);
-      document.report(entry.keyPlace, `${what} has no key "${entry.key}"`, few ? suggest(entry.key, known) : undefined);
+      // A slip of the fingers can put a secret where a key should be: only what looks like a key is repeated.
+      const plain = /^[a-z_]{1,32}$/i.test(entry.key);
+      if (!plain) document.mask(entry.keyPlace);
+      document.report(
+        entry.keyPlace,
+        plain ? `${what} has no key "${entry.key}"` : `${what} has no such key`,
+        few ? suggest(entry.key, known) : undefined,
+      );
       if (keys.hideUnknown === true) document.mask(entry.value.place);
     }
   }

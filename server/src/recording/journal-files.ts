@@ -115,20 +115,16 @@ export interface Lock {
  * a process id in it does neither. The lock file stays empty.
  * @throws GlassError `conflict` when another process, or another journal in this one, has it.
  */
-export function lockFolder(dir: string): Lock {
+export function lockFolder(dir: string, what = "the journal folder"): Lock {
   const database = new DatabaseSync(join(dir, "lock"));
   try {
     database.exec("pragma busy_timeout = 0; pragma journal_mode = memory; begin exclusive");
   } catch (cause) {
     database.close();
-    throw new GlassError(
-      "conflict",
-      `the journal folder ${dir} is in use by another Glasskey process: ${describe(cause)}`,
-      {
-        next: "Stop the other process, or give this one a folder of its own.",
-        cause,
-      },
-    );
+    throw new GlassError("conflict", `${what} ${dir} is in use by another Glasskey process: ${describe(cause)}`, {
+      next: "Stop the other process, or give this one a folder of its own.",
+      cause,
+    });
   }
   return { release: () => database.close() };
 }

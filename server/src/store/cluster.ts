@@ -2,7 +2,7 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { accessSync, chownSync, constants, existsSync, openSync, closeSync, readFileSync, statSync } from "node:fs";
-import { chmod, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { createServer } from "node:net";
 import { dirname, join, resolve } from "node:path";
@@ -60,31 +60,11 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
   const user = serviceUser();
   await mkdir(dirname(dataDir), { recursive: true });
 
-  if (!existsSync(join(dataDir, "PG_VERSION")) || !existsSync(passwordFile)) {
-    await rm(dataDir, { recursive: true, force: true }); // an initdb that was interrupted leaves nothing worth keeping
-    await mkdir(dataDir, { mode: 0o700 });
-    if (user !== undefined) chownSync(dataDir, user.uid, user.gid);
-    const secret = randomBytes(24).toString("base64url");
-    const handover = `${dataDir}.initdb`;
-    await writeFile(handover, secret, { mode: 0o600 });
-    if (user !== undefined) chownSync(handover, user.uid, user.gid);
-    try {
-      await run(
-        join(binDir, "initdb"),
-        [
-          ...["-D", dataDir, "-U", options.superuser, `--pwfile=${handover}`, "--auth=scram-sha-256"],
-          ...["--encoding=UTF8", "--locale=C", "--no-instructions"],
-        ],
-        user,
-        [binDir, dataDir],
-      );
-    } finally {
-      await rm(handover, { force: true });
-    }
-    // Written last: a data directory without it is initialised again.
-    await writeFile(`${passwordFile}.new`, secret, { mode: 0o600 });
-    const { rename } = await import("node:fs/promises");
-    await rename(`${passwordFile}.new`, passwordFile);
+  if (!existsSync(dataDir)) await initialise(binDir, dataDir, options.superuser, user);
+  if (!existsSync(passwordFile)) {
+    throw new GlassError("config_invalid", `${dataDir} is there, and its password in ${passwordFile} is not`, {
+      next: "Restore that file. Where the data is not needed any more, remove the folder and start again.",
+    });
   }
   const password = (await readFile(passwordFile, "utf8")).trim();
   const hba = options.hba ?? ["host all all 127.0.0.1/32 scram-sha-256"];
@@ -121,6 +101,34 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
       throw new GlassError("store_unavailable", `PostgreSQL did not start in ${dataDir}: ${failure}. ${tail()}`);
     }
   }
+}
+
+/** Runs initdb beside its place and moves it there when it is whole: whatever is at `dataDir` is never written over. */
+async function initialise(
+  binDir: string,
+  dataDir: string,
+  superuser: string,
+  user: ServiceUser | undefined,
+): Promise<void> {
+  const [making, handover, passwordFile] = [`${dataDir}.new`, `${dataDir}.initdb`, `${dataDir}.password`];
+  await rm(making, { recursive: true, force: true }); // what an interrupted initdb left
+  await mkdir(making, { mode: 0o700 });
+  const secret = randomBytes(24).toString("base64url");
+  await writeFile(handover, secret, { mode: 0o600 });
+  if (user !== undefined) {
+    chownSync(making, user.uid, user.gid);
+    chownSync(handover, user.uid, user.gid);
+  }
+  try {
+    const auth = [`--pwfile=${handover}`, "--auth=scram-sha-256"];
+    const form = ["--encoding=UTF8", "--locale=C", "--no-instructions"];
+    await run(join(binDir, "initdb"), ["-D", making, "-U", superuser, ...auth, ...form], user, [binDir, making]);
+  } finally {
+    await rm(handover, { force: true });
+  }
+  await writeFile(`${passwordFile}.new`, secret, { mode: 0o600, flush: true });
+  await rename(`${passwordFile}.new`, passwordFile);
+  await rename(making, dataDir);
 }
 
 interface ServiceUser {

@@ -188,7 +188,7 @@ export function startClientExchange(
       const iterations = Number(iterationText);
       if (!combined.startsWith(nonce) || combined.length <= nonce.length)
         throw new ScramError("the server's nonce is not ours");
-      if (iterations < 1 || iterations > MAX_ITERATIONS)
+      if (iterations < SCRAM_ITERATIONS || iterations > MAX_ITERATIONS)
         throw new ScramError(`the server asks for ${iterations} iterations`);
       const salted = await passwords.get(password, Buffer.from(saltText, "base64"), iterations);
       const channel = Buffer.concat([Buffer.from(header), plus ? binding : Buffer.alloc(0)]).toString("base64");
