@@ -86,7 +86,7 @@ function parse(
 /** Two slips of the fingers away at most: Levenshtein's distance, one row at a time. */
 function close(a: string, b: string): boolean {
   let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (const [i, letter] of [...a.slice(0, 40)].entries()) {
+  for (const [i, letter] of Array.from(a.slice(0, 40)).entries()) {
     const next = [i + 1];
     for (let j = 1; j <= b.length; j += 1) {
       const replaced = (row[j - 1] ?? 0) + (letter === b[j - 1] ? 0 : 1);

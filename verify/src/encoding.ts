@@ -1,8 +1,6 @@
 import { FormatError } from "./errors.ts";
 
 const STRICT_UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-/** Sizes and indexes are JavaScript numbers: exact up to 2^53, which no log reaches. */
-const MAX_SIZE = Number.MAX_SAFE_INTEGER;
 
 /** @throws FormatError unless the bytes are well-formed UTF-8. A byte order mark stays in the text. */
 export function decodeUtf8(bytes: Uint8Array, what: string): string {

@@ -48,11 +48,7 @@ export function createTlsContexts(capacity = 64): TlsContexts {
  * Opens a verified TLS connection by SSLRequest. Never falls back to plain text.
  * @throws GlassError `target_unreachable`
  */
-export async function dialTls(
-  address: TargetAddress,
-  contexts: TlsContexts,
-  signal: AbortSignal,
-): Promise<tls.TLSSocket> {
+async function dialTls(address: TargetAddress, contexts: TlsContexts, signal: AbortSignal): Promise<tls.TLSSocket> {
   const raw = connect({
     host: address.host,
     port: address.port,

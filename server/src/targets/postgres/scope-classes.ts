@@ -65,7 +65,6 @@ export const GROUPS = {
   privileges: ["grant", "revoke", "security_label"],
   opaque: ["do", "call", "routine", "fastpath"],
 } as const satisfies Record<string, readonly StatementClass[]>;
-type ClassGroup = keyof typeof GROUPS;
 
 export interface StatementRule {
   /** Classes that the statement needs, from its own node. */

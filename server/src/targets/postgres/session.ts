@@ -23,7 +23,7 @@ export interface ServeParts {
 }
 
 /** A client answers SCRAM within round trips; psql asks for the password on no connection. Longer only holds a socket. */
-export const AUTHENTICATION_MS = 15_000;
+const AUTHENTICATION_MS = 15_000;
 /** A target that takes longer to let one in is as good as down, and somebody is waiting at a prompt. */
 const DIAL_MS = 10_000;
 /** Time for the last words to be read. */

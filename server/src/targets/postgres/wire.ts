@@ -79,7 +79,7 @@ export class ProtocolViolation extends Error {
 // ------------------------------------------------------------------------------------------------- reading
 
 /** Bytes → UTF-8 text; undefined when they are not valid UTF-8. */
-export function utf8(bytes: Buffer, start: number, end: number): string | undefined {
+function utf8(bytes: Buffer, start: number, end: number): string | undefined {
   const part = bytes.subarray(start, end);
   if (isAscii(part)) return part.toString("latin1", 0, part.length); // the usual case, and several times faster
   return isUtf8(part) ? part.toString("utf8", 0, part.length) : undefined;
