@@ -40,6 +40,8 @@ interface RecordLine {
   error?: { sqlstate?: string; message?: string };
   us?: number;
   reason?: string;
+  /** Length of a statement that was too long for one record. */
+  overflow?: number;
   person?: string;
   target?: string;
   playbook?: string;
@@ -68,6 +70,9 @@ export async function replay({ args, out }: Invocation): Promise<number> {
   return 0;
 }
 
+/** Steps of the extended protocol that say nothing a statement does not say too; --json has them. */
+const QUIET = new Set(["prepare", "bind", "describe", "close"]);
+
 function print(record: RecordLine, open: Map<number, RecordLine>, out: Output): void {
   const when = out.dim(clock(record.at));
   switch (record.kind) {
@@ -84,11 +89,7 @@ function print(record: RecordLine, open: Map<number, RecordLine>, out: Output): 
               `${plain(record.tag ?? "")}${record.rows === undefined || /\d$/.test(record.tag ?? "") ? "" : ` ${record.rows} rows`}, ${ms}`,
             )
           : out.red(`${record.error.sqlstate ?? ""} ${plain(record.error.message ?? "")}, ${ms}`);
-      say(
-        out,
-        `${out.dim(clock(started?.at ?? record.at))}  `,
-        `${plain((started?.text ?? "?").trim())}${parameters(started)}`,
-      );
+      say(out, `${out.dim(clock(started?.at ?? record.at))}  `, `${plain(textOf(started))}${parameters(started)}`);
       out.say(`          → ${result}`);
       return;
     }
@@ -107,7 +108,10 @@ function print(record: RecordLine, open: Map<number, RecordLine>, out: Output): 
     case "notice":
       out.say(`${when}  ${out.yellow(`told: ${plain(record.text ?? "")}`)}`);
       return;
+    case "data":
+      return; // belongs to a statement: rows of COPY, or the rest of a very long text; --json has it
     case "action":
+      if (record.what === undefined || QUIET.has(record.what)) return;
       out.say(`${when}  ${out.yellow(plain(record.what ?? "action"))}`);
       return;
     default:
@@ -122,6 +126,11 @@ function say(out: Output, head: string, text: string): void {
   const [first = "", ...rest] = text.split("\n");
   out.say(`${head}${first}`);
   for (const line of rest) out.say(`          ${line}`);
+}
+
+function textOf(record: RecordLine | undefined): string {
+  if (record?.overflow !== undefined) return `(a statement of ${bytes(record.overflow)}; --json has it whole)`;
+  return (record?.text ?? "?").trim();
 }
 
 function parameters(record: RecordLine | undefined): string {
