@@ -9,6 +9,8 @@ export const summary =
 
 const ROUNDS = 3;
 const SECONDS = 2;
+/** V8 goes on optimising for this long under load; a gateway that has been up for a while is what is measured. */
+const WARM_UP: Load = { clients: 32, seconds: 6 };
 const LOADS: readonly Load[] = [
   { clients: 1, seconds: SECONDS },
   { clients: 8, seconds: SECONDS },
@@ -74,7 +76,9 @@ export async function run({ folder, signal, progress }: BenchContext): Promise<R
   }
   await measure(`pgbench -S, ${GOAL_CLIENTS} clients over TLS`, "tls", { clients: GOAL_CLIENTS, seconds: SECONDS });
   await quiet(glasskeys);
-  results.push(...(await copyOut(durable, intoDurable.tls, stage.direct.tls, { signal, progress })));
+  results.push(
+    ...(await copyOut(durable, intoDurable.tls, [stage.direct.tls, ...peersOf("tls")], { signal, progress })),
+  );
   await quiet(glasskeys);
   progress("connecting over TLS, one after the other");
   results.push(...(await connecting(intoDurable.tls, [...peersOf("tls"), stage.direct.tls], signal)));
@@ -94,15 +98,15 @@ async function rounds(
   return samples;
 }
 
-/** One gibibyte in 8 million rows, TLS on every way; and how much the gateway grows over it. */
+/** One gibibyte in 8 million rows, TLS on every way; and how much the gateway grows over it. The goal is beside the first peer. */
 async function copyOut(
   glasskey: Glasskey,
   through: Way,
-  direct: Way,
+  peers: readonly Way[],
   { signal, progress }: Pick<BenchContext, "signal" | "progress">,
 ): Promise<Result[]> {
   const copy = async (way: Way, rows: number): Promise<number> => {
-    const sql = `copy (select lpad(n::text, 127, 'x') from (select generate_series(1, ${rows}) n) s) to stdout`;
+    const sql = `copy (select repeat('x', 127) from (select generate_series(1, ${rows})) s) to stdout`;
     const { ms } = await execute(join(clientDir(), "psql"), ["-X", "-q", "-c", sql], {
       env: environmentOf(way),
       signal,
@@ -111,22 +115,25 @@ async function copyOut(
     return (rows * 128) / MIB / (ms / 1000);
   };
   await copy(through, COPY_ROWS / 64); // the buffers of a first copy are no growth
-  let [before, most] = [await residentBytes(glasskey.pid), 0];
+  const before = await residentBytes(glasskey.pid);
+  let most = before;
   const sampler = setInterval(() => {
     void residentBytes(glasskey.pid).then((bytes) => (most = Math.max(most, bytes)));
   }, SAMPLE_MS);
   try {
-    const samples = await rounds(ROUNDS, [through, direct], (way) => {
+    const samples = await rounds(ROUNDS, [through, ...peers], (way) => {
       signal.throwIfAborted();
       progress(`COPY OUT of 1 GiB: ${way.name}`);
       return copy(way, COPY_ROWS);
     });
     const median = (way: Way): number => percentile(samples.get(way) ?? [], 0.5);
     return [
-      result("COPY OUT of 1 GiB over TLS, durable", "MiB/s", median(through), {
-        peer: { name: direct.name, value: median(direct) },
-        goal: { ratioAtLeast: COPY_GOAL },
-      }),
+      ...peers.map((peer, i) =>
+        result("COPY OUT of 1 GiB over TLS, durable", "MiB/s", median(through), {
+          peer: { name: peer.name, value: median(peer) },
+          ...(i === 0 ? { goal: { ratioAtLeast: COPY_GOAL } } : {}),
+        }),
+      ),
       result(`growth of Glasskey's memory over ${ROUNDS} such copies`, "MiB", (most - before) / MIB, {
         goal: { atMost: COPY_GROWTH_MIB },
       }),

@@ -203,3 +203,18 @@ test("a server that is not there is said so, with what to do", async () => {
   expect(code).toBe(1);
   expect(stderr).toMatch(/cannot reach[^]*glass serve/);
 });
+
+test("lesson 23: logging in and connecting change nothing of the user's own: every file is in Glasskey's folder", async () => {
+  const { mkdir, readdir, writeFile } = await import("node:fs/promises");
+  const own = join(homes, "own");
+  await mkdir(own);
+  await writeFile(join(own, ".pgpass"), "their own\n", { mode: 0o600 });
+  const env = { HOME: own, XDG_CONFIG_HOME: "" };
+  const home = { GLASSKEY_HOME: join(own, "glasskey"), ...env };
+  await run("own", ["login", "ann", "--server", system.server().url, "--ca", system.server().caFile], SECRET, home);
+  const done = await run("own", ["break", "repair", ...BREAK, "--", process.execPath, "-e", "0"], "", home);
+  expect(done.code).toBe(0);
+  expect((await readdir(own)).toSorted()).toEqual([".pgpass", "glasskey"]);
+  expect(await readFile(join(own, ".pgpass"), "utf8")).toBe("their own\n");
+  await run("own", ["end", /gr_\w+/.exec(done.stderr)?.[0] ?? ""], "", home);
+});

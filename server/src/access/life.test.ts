@@ -259,3 +259,17 @@ test("the gateway refuses a wrong secret, an unknown grant and another database 
   await ann.end(grant.grant);
   expect(await attempt(grant.grant, answer.secret)).not.toBe("let in");
 });
+
+test("lesson 22: one approval carries any number of connections until the end, as a pool or an IDE opens them", async () => {
+  const grant = await ann.break("consent");
+  await bob.call("POST", `/v1/grants/${grant.grant}/approve`);
+  await ann.until(grant.grant, ["active"]);
+  const clients = await Promise.all(Array.from({ length: 15 }, () => ann.connect(grant.grant)));
+  const answers = await Promise.all(clients.map((client, n) => client.query("select $1::int as n", [n])));
+  expect(answers.map(({ rows }) => (rows as { n: number }[])[0]?.n)).toEqual(clients.map((_client, n) => n));
+  const view = await ann.call<{ sessions: unknown[] }>("GET", `/v1/sessions?grant=${grant.grant}&open=true`);
+  expect(view.sessions).toHaveLength(15);
+  expect((await ann.grant(grant.grant)).approvals).toHaveLength(1);
+  await Promise.all(clients.map((client) => client.end()));
+  await ann.end(grant.grant);
+});

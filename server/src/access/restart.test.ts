@@ -91,7 +91,7 @@ test("lesson 19: after kill -9 in mid-session everything acknowledged is in the 
   await system.start();
 });
 
-test("kill -9 in the middle of a mint: what may be on the target is removed by name, and a new lease opens the grant", async () => {
+test("lesson 10: kill -9 in the middle of a mint: what may be on the target is removed by name, and a new lease opens the grant", async () => {
   await system.stop();
   const first = await system.startProcess();
   const ann = await system.as("ann", first);
@@ -124,14 +124,13 @@ test("kill -9 in the middle of a mint: what may be on the target is removed by n
   await system.start();
 });
 
-test("two processes start at once on an empty store, and a third on a store that is in use by both", async () => {
+test("lesson 2: with two processes on one store, a kill that arrives at the other one cuts the session here, and answers after the proof", async () => {
   const fresh = await startTestSystem(inject("pg18"));
   try {
     const second = await fresh.startSecond();
     const [one, two] = await Promise.all([fresh.as("ann"), fresh.as("ann", second)]);
     const grant = await one.break("repair");
     expect((await two.grant(grant.grant)).state).toBe("active");
-    // lesson 2: a kill that arrives at the other process cuts the session here, and answers after the proof.
     const client = await one.connect(grant.grant);
     const why = new Promise<string>((resolve) => client.once("error", (error) => resolve(error.message)));
     const sam = await fresh.as("sam", second);

@@ -111,3 +111,29 @@ test("no role implies another: what each role may do over the API, and nothing e
     ida: { log: true, alarms: true, reload: true, check: true, break: false }, // auditor and admin
   });
 });
+
+test("lesson 21: an address in a header is nobody's address: failures count for the peer, whatever it claims", async () => {
+  const { url, caFile } = system.server();
+  const { readFile } = await import("node:fs/promises");
+  const { request } = await import("node:https");
+  const ca = await readFile(caFile, "utf8");
+  const attempt = (n: number): Promise<number> =>
+    new Promise((resolve, reject) => {
+      const headers = {
+        "content-type": "application/json",
+        "x-forwarded-for": `10.0.0.${n}`,
+        forwarded: `for=10.0.0.${n}`,
+        "x-real-ip": `10.0.0.${n}`,
+      };
+      const sent = request(new URL("/v1/login", url), { method: "POST", ca, headers }, (response) => {
+        response.resume();
+        resolve(response.statusCode ?? 0);
+      });
+      sent.once("error", reject);
+      sent.end(JSON.stringify({ name: "ann", secret: "wrong" }));
+    });
+  const statuses: number[] = [];
+  for (let n = 0; n < 12 && statuses.at(-1) !== 429; n += 1) statuses.push(await attempt(n));
+  expect(statuses[0]).toBe(401);
+  expect(statuses.at(-1)).toBe(429);
+});
