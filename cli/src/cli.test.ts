@@ -218,3 +218,55 @@ test("lesson 23: logging in and connecting change nothing of the user's own: eve
   expect(await readFile(join(own, ".pgpass"), "utf8")).toBe("their own\n");
   await run("own", ["end", /gr_\w+/.exec(done.stderr)?.[0] ?? ""], "", home);
 });
+
+test("text from elsewhere stays text: no line of its own, no escape, in status and in replay", async () => {
+  const why = "boring\nForged: gr_000000000000 is closed";
+  const { grant } = JSON.parse((await run("ann", ["break", "repair", "--reason", "outage", "--why", why, "--json"])).stdout) as { grant: string };
+  const status = await run("ann", ["status", grant]);
+  expect(status.stdout).toContain("boring⏎Forged");
+  expect(status.stdout).not.toMatch(/^\s*Forged/m);
+  const client = await (await system.as("ann")).connect(grant);
+  await client.query("select 1 /*\n12:00:00  session ends: all is well\n          → SELECT 1, 0.1 ms\u001B]0;owned\u0007*/");
+  await client.end();
+  await run("ann", ["end", grant]);
+  const { sessions } = JSON.parse((await run("ida", ["sessions", grant, "--json"])).stdout) as { sessions: { session: string }[] };
+  const { stdout } = await run("ida", ["replay", sessions[0]?.session ?? ""]);
+  expect(stdout).toContain("all is well");
+  expect(stdout).not.toMatch(/^12:00:00 {2}session ends/m);
+  expect(stdout).not.toMatch(/[\u001B\u0007]/);
+});
+
+test("a server that answers with another grant's name, a program or a variable gets neither a file nor a process", async () => {
+  const { createServer } = await import("node:https");
+  const { createAuthority, issueServerCertificate } = await import("../../server/src/core/certificates.ts");
+  const { mkdir, writeFile } = await import("node:fs/promises");
+  const authority = await createAuthority("evil", 1);
+  const identity = await issueServerCertificate(authority, ["127.0.0.1"], 1);
+  const good = "gr_000000000000";
+  const hostile = (grant: string): object => ({
+    ...{ grant, kind: "postgres", host: "h", port: 1, user: "u", secret: "s", secretEnv: "LD_PRELOAD", ca: "CA", endsAt: new Date().toISOString() },
+    ...{ argv: ["sh", "-c", `touch ${join(homes, "pwned")}`], env: { LD_PRELOAD: "/evil.so", PGHOST: "h" }, state: "closed", proof: null },
+  });
+  let grant = "../../victim";
+  const server = createServer({ ...identity }, (_request, response) => response.end(JSON.stringify(hostile(grant))));
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  try {
+    const port = (server.address() as { port: number }).port;
+    const home = join(homes, "fooled");
+    await mkdir(join(homes, "victim"), { recursive: true });
+    await mkdir(home);
+    const login = { server: `https://127.0.0.1:${port}`, ca: authority.cert, person: "x", token: "t", expiresAt: "" };
+    await writeFile(join(home, "login.json"), JSON.stringify(login), { mode: 0o600 });
+    for (const verb of ["end", "connect"]) expect((await run("fooled", [verb, good])).code, verb).toBe(1);
+    expect(existsSync(join(homes, "victim"))).toBe(true);
+    grant = good;
+    const shown = await run("fooled", ["connect", good, "--", process.execPath, "-e", "console.log(JSON.stringify(process.env))"]);
+    expect(JSON.parse(shown.stdout)).toMatchObject({ PGHOST: "h", PGPASSWORD: "s" });
+    expect(JSON.parse(shown.stdout)).not.toHaveProperty("LD_PRELOAD");
+    await run("fooled", ["connect", good], "", { PATH: "/nonexistent" });
+    expect(existsSync(join(homes, "pwned"))).toBe(false);
+  } finally {
+    server.close();
+    server.closeAllConnections();
+  }
+});

@@ -62,13 +62,19 @@ export function forgetToken(): void {
 
 /** A folder of this grant's own for what native clients must read from files, such as the gateway's CA. */
 export function grantDir(grant: string): string {
-  const dir = join(homeDir(), "grants", grant);
+  const dir = join(homeDir(), "grants", idOf(grant));
   mkdirSync(dir, { recursive: true, mode: 0o700 });
   return dir;
 }
 
 export function removeGrantDir(grant: string): void {
-  rmSync(join(homeDir(), "grants", grant), { recursive: true, force: true });
+  rmSync(join(homeDir(), "grants", idOf(grant)), { recursive: true, force: true });
+}
+
+/** An answer that names something else than a grant must never become a path. */
+function idOf(grant: string): string {
+  if (/^gr_[0-9a-hjkmnp-tv-z]{12}$/.test(grant)) return grant;
+  throw new CliError("integrity", "the server's answer names no grant", { next: "Is this the right server? glass whoami" });
 }
 
 /** Written beside and renamed, so that a reader never sees half of it. */

@@ -16,8 +16,10 @@ export async function main(argv: readonly string[]): Promise<number> {
         ? thrown
         : new CliError("internal", thrown instanceof Error ? thrown.message : String(thrown), { cause: thrown });
     out.value({ error: { code: error.code, message: error.message, next: error.next, details: error.details } });
-    out.hint(`${out.red("glass:")} ${plain(error.message)}`);
-    if (error.next !== undefined) out.hint(`  ${plain(error.next)}`);
+    const [first = "", ...rest] = error.message.split("\n");
+    out.hint(`${out.red("glass:")} ${first}`);
+    for (const line of rest) out.hint(`  ${line}`);
+    if (error.next !== undefined) out.hint(`  ${error.next}`);
     if (process.env["GLASSKEY_DEBUG"] !== undefined) console.error(thrown);
     return error.exit;
   }

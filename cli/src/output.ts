@@ -4,7 +4,7 @@ import { stripVTControlCharacters } from "node:util";
 export interface Output {
   readonly json: boolean;
   readonly tty: boolean;
-  /** A line for a person on standard output; nothing with `--json`. */
+  /** One line for a person on standard output; nothing with `--json`. Whatever text is in it, it stays one line of text. */
   say(line?: string): void;
   /** A line on standard error, also with `--json`: progress, hints. */
   hint(line: string): void;
@@ -24,11 +24,19 @@ export function createOutput(json: boolean): Output {
     colour ? `\u001B[${code}m${text}\u001B[${off}m` : text;
   return {
     ...{ json, tty },
-    say: (line = "") => void (json || process.stdout.write(`${line}\n`)),
-    hint: (line) => void process.stderr.write(`${line}\n`),
+    say: (line = "") => void (json || process.stdout.write(`${harmless(line)}\n`)),
+    hint: (line) => void process.stderr.write(`${harmless(line)}\n`),
     value: (value) => void (json && process.stdout.write(`${JSON.stringify(value, null, 2)}\n`)),
     ...{ bold: paint(1, 22), dim: paint(2, 22), red: paint(31, 39), green: paint(32, 39), yellow: paint(33, 39) },
   };
+}
+
+/** Our own colours pass; everything else that would not be plain text on a terminal is shown as text. */
+function harmless(line: string): string {
+  return line
+    .split(/(\u001B\[(?:1|2|22|31|32|33|39)m)/)
+    .map((part, i) => (i % 2 === 1 ? part : plain(part)))
+    .join("");
 }
 
 /** Columns aligned by what is visible; the last one runs free. */
@@ -43,12 +51,15 @@ export function table(rows: readonly (readonly string[])[]): string[] {
   );
 }
 
-/** Text from a server or a recording, made harmless for a terminal: control characters are shown, not sent. */
+/** Control characters, and the invisible ones that turn or hide text: Unicode's Cc, Cf, and line and paragraph separators. */
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
+
+/** Text from elsewhere as one line that a terminal takes for nothing but text: a line end shows as ⏎, other controls as codes. */
 export function plain(text: string): string {
-  return text.replaceAll(
-    /[\u0000-\u0008\u000B-\u001F\u007F-\u009F\u200E\u200F\u202A-\u202E\u2066-\u2069]/g,
-    (char) => `\\x${(char.codePointAt(0) ?? 0).toString(16).padStart(2, "0")}`,
-  );
+  return text
+    .replaceAll(/\r?\n/g, "⏎")
+    .replaceAll("\t", " ")
+    .replaceAll(UNSEEN, (char) => `\\u{${(char.codePointAt(0) ?? 0).toString(16)}}`);
 }
 
 /** `02:31:07` on this machine's clock, with the date when it is not today. */

@@ -3,6 +3,7 @@ import { constants } from "node:os";
 import { join } from "node:path";
 import type { AlarmList, ConnectAnswer, GrantView, KillAnswer, PlaybookView } from "@glasskey/contract";
 import { call } from "../client.ts";
+import { nativeClient, type NativeClient } from "../clients.ts";
 import type { Invocation } from "../commands.ts";
 import { CliError, usage } from "../errors.ts";
 import { grantDir, readLogin, removeGrantDir, writePrivate, type Login } from "../home.ts";
@@ -113,28 +114,29 @@ export async function connect({ args, options, command, out }: Invocation): Prom
   const login = readLogin();
   const grant = args[0] ?? "";
   if (options["print"] !== true && !out.json) return runClient(login, grant, command, out);
-  const { answer, ca, argv } = await prepare(login, grant);
-  out.value({ ...answer, argv, caFile: ca });
-  out.say(`${answer.secretEnv}=${quote(answer.secret)} ${argv.map(quote).join(" ")}`);
+  const { answer, ca, client } = await prepare(login, grant);
+  out.value({ ...answer, argv: client.argv, env: client.env, caFile: ca });
+  out.say(client.line);
   out.hint(`The secret works until ${clock(answer.endsAt)}. Do not paste it where others read.`);
   return 0;
 }
 
-async function prepare(login: Login, grant: string): Promise<{ answer: ConnectAnswer; ca: string; argv: string[] }> {
+async function prepare(
+  login: Login,
+  grant: string,
+): Promise<{ answer: ConnectAnswer; ca: string; client: NativeClient }> {
   const answer = await call<ConnectAnswer>(login, "POST", `/v1/grants/${encodeURIComponent(grant)}/connect`);
   const ca = join(grantDir(answer.grant), "ca.pem");
   writePrivate(ca, answer.ca);
-  return { answer, ca, argv: answer.argv.map((arg) => arg.replaceAll("{ca}", ca)) };
+  return { answer, ca, client: nativeClient(answer, ca) };
 }
 
 /** Runs the target's client, or `command` with everything it needs in its environment. @returns its exit code. */
 async function runClient(login: Login, grant: string, command: readonly string[], out: Output): Promise<number> {
-  const { answer, ca, argv } = await prepare(login, grant);
+  const { answer, client } = await prepare(login, grant);
   const own = command.length > 0 && !(command[0] ?? "").startsWith("-");
-  const [program = "", ...rest] = own ? command : [...argv, ...command];
-  const env = { ...process.env };
-  for (const [name, value] of Object.entries(answer.env)) env[name] = value.replaceAll("{ca}", ca);
-  env[answer.secretEnv] = answer.secret;
+  const [program = "", ...rest] = own ? command : [...client.argv, ...command];
+  const env = { ...process.env, ...client.env };
   const child = spawn(program, rest, { stdio: "inherit", env });
   // Ctrl-C belongs to the client: it cancels a query there. This process only waits.
   for (const signal of ["SIGINT", "SIGQUIT"] as const) process.on(signal, () => {});
@@ -156,10 +158,6 @@ async function runClient(login: Login, grant: string, command: readonly string[]
       resolve(code ?? 128 + (signal === null ? 0 : constants.signals[signal]));
     });
   });
-}
-
-function quote(text: string): string {
-  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;
 }
 
 export async function status({ args, options, out }: Invocation): Promise<number> {

@@ -51,37 +51,42 @@ interface RecordLine {
   bytes?: string;
 }
 
+/** What has begun in a recording and is not told yet. */
+interface Pending {
+  readonly statements: Map<number, RecordLine>;
+  /** Texts that were prepared and that no statement has repeated so far. */
+  readonly prepared: Map<string, RecordLine>;
+}
+
 export async function replay({ args, out }: Invocation): Promise<number> {
-  const open = new Map<number, RecordLine>();
+  const pending: Pending = { statements: new Map(), prepared: new Map() };
   const all: RecordLine[] = [];
-  for await (const record of callLines<RecordLine>(
-    readLogin(),
-    `/v1/sessions/${encodeURIComponent(args[0] ?? "")}/recording`,
-  )) {
-    if (out.json) {
-      all.push(record);
-      continue;
-    }
-    print(record, open, out);
+  const path = `/v1/sessions/${encodeURIComponent(args[0] ?? "")}/recording`;
+  for await (const record of callLines<RecordLine>(readLogin(), path)) {
+    if (out.json) all.push(record);
+    else print(record, pending, out);
   }
-  for (const started of open.values())
-    out.say(`${clock(started.at)}  ${plain(started.text ?? "")}  ${out.yellow("no answer recorded")}`);
+  for (const record of pending.statements.values()) {
+    say(out, `${out.dim(clock(record.at))}  `, textOf(record));
+    out.say(`          → ${out.yellow("no answer recorded")}`);
+  }
+  for (const record of pending.prepared.values()) {
+    say(out, `${out.dim(clock(record.at))}  ${out.yellow("prepared, never run:")} `, textOf(record));
+  }
   out.value({ records: all });
   return 0;
 }
 
-/** Steps of the extended protocol that say nothing a statement does not say too; --json has them. */
-const QUIET = new Set(["prepare", "bind", "describe", "close"]);
-
-function print(record: RecordLine, open: Map<number, RecordLine>, out: Output): void {
+function print(record: RecordLine, { statements, prepared }: Pending, out: Output): void {
   const when = out.dim(clock(record.at));
   switch (record.kind) {
     case "statementStarted":
-      open.set(record.n ?? 0, record);
+      statements.set(record.n ?? 0, record);
+      prepared.delete(record.text ?? "");
       return;
     case "statementCompleted": {
-      const started = open.get(record.n ?? 0);
-      open.delete(record.n ?? 0);
+      const started = statements.get(record.n ?? 0);
+      statements.delete(record.n ?? 0);
       const ms = `${((record.us ?? 0) / 1000).toFixed(1)} ms`;
       const result =
         record.error === undefined
@@ -89,12 +94,12 @@ function print(record: RecordLine, open: Map<number, RecordLine>, out: Output): 
               `${plain(record.tag ?? "")}${record.rows === undefined || /\d$/.test(record.tag ?? "") ? "" : ` ${record.rows} rows`}, ${ms}`,
             )
           : out.red(`${record.error.sqlstate ?? ""} ${plain(record.error.message ?? "")}, ${ms}`);
-      say(out, `${out.dim(clock(started?.at ?? record.at))}  `, `${plain(textOf(started))}${parameters(started)}`);
+      say(out, `${out.dim(clock(started?.at ?? record.at))}  `, `${textOf(started)}${parameters(started)}`);
       out.say(`          → ${result}`);
       return;
     }
     case "statementRefused":
-      say(out, `${when}  `, plain((record.text ?? "").trim()));
+      say(out, `${when}  `, (record.text ?? "").trim());
       out.say(`          → ${out.red(`refused: ${plain(record.reason ?? "")}`)}`);
       return;
     case "sessionStarted":
@@ -111,7 +116,9 @@ function print(record: RecordLine, open: Map<number, RecordLine>, out: Output): 
     case "data":
       return; // belongs to a statement: rows of COPY, or the rest of a very long text; --json has it
     case "action":
-      if (record.what === undefined || QUIET.has(record.what)) return;
+      // Steps of the extended protocol run nothing; a text that no statement repeats is told at the end.
+      if (record.what === "prepare") prepared.set(record.text ?? "", record);
+      if (["prepare", "bind", "describe", "close"].includes(record.what ?? "")) return;
       out.say(`${when}  ${out.yellow(plain(record.what ?? "action"))}`);
       return;
     default:
@@ -121,11 +128,11 @@ function print(record: RecordLine, open: Map<number, RecordLine>, out: Output): 
   }
 }
 
-/** Statements of several lines keep their lines, each under the first. */
+/** Statements of several lines keep their lines, each marked as a part of the first: none can pass for a line of ours. */
 function say(out: Output, head: string, text: string): void {
-  const [first = "", ...rest] = text.split("\n");
-  out.say(`${head}${first}`);
-  for (const line of rest) out.say(`          ${line}`);
+  const [first = "", ...rest] = text.split(/\r?\n/);
+  out.say(`${head}${plain(first)}`);
+  for (const line of rest) out.say(`        ${out.dim("│")} ${plain(line)}`);
 }
 
 function textOf(record: RecordLine | undefined): string {

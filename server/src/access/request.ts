@@ -6,8 +6,10 @@ import { newId } from "../core/ids.ts";
 import { pseudonymOf } from "../identity/pseudonyms.ts";
 import type { Decision } from "../playbooks/policy.ts";
 import type { Access } from "./access.ts";
-import { move } from "./lifecycle.ts";
+import { move, OPEN_STATES } from "./lifecycle.ts";
 import { beginOpening, pin } from "./open.ts";
+
+const MAX_OPEN_GRANTS = 20; // each is a role on a target; a bound for a client that runs wild, not a policy
 
 export interface BreakRequest {
   person: string;
@@ -73,6 +75,17 @@ export async function requestGrant(access: Access, request: BreakRequest): Promi
   const why = access.keyring.seal({ table: "grants", row: grant, column: "why" }, Buffer.from(request.why, "utf8"));
   const lease = await access.store.transaction().execute(async (tx) => {
     const actor = await pseudonymOf(tx, person);
+    const { count } = await tx
+      .selectFrom("grants")
+      .select((eb) => eb.fn.countAll<number>().as("count"))
+      .where("requester", "=", person)
+      .where("state", "in", ["pending", ...OPEN_STATES])
+      .executeTakeFirstOrThrow();
+    if (count >= MAX_OPEN_GRANTS) {
+      throw new GlassError("conflict", `${person} has ${MAX_OPEN_GRANTS} grants open, the most that one person may have`, {
+        next: "End some of them: glass status",
+      });
+    }
     await pin(tx, playbook, target);
     await tx
       .insertInto("grants")

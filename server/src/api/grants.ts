@@ -22,13 +22,16 @@ import type { GrantVerb } from "../playbooks/policy.ts";
 import { answers, personOf, type Routes } from "./routes.ts";
 import type { Api } from "./services.ts";
 import { grantViewOf } from "./views.ts";
+import { createWaits } from "./waits.ts";
 
 const END_WAIT_MS = 10_000; // longer than any proof with the target up; then the person is told, and the work goes on
 const LIST_LIMIT = 200;
+const WAIT_POLL_MS = 150;
 
 export function grantRoutes(app: Routes, api: Api): void {
   const { access } = api;
 
+  const waits = createWaits();
   const load = async (id: string): Promise<GrantRow> => {
     const row = await access.store.selectFrom("grants").selectAll().where("id", "=", id).executeTakeFirst();
     if (row === undefined)
@@ -100,15 +103,22 @@ export function grantRoutes(app: Routes, api: Api): void {
       const { person } = await personOf(api, request);
       let grant = await permit(request.params.grant, person, "read_grant");
       const until = request.query.until;
-      const deadline = performance.now() + (request.query.waitMs ?? 0);
       const waiting: Record<string, readonly string[]> = {
         decided: ["pending"],
         open: ["pending", "approved", "opening"],
         closed: ["pending", "approved", "opening", "active", "closing"],
       };
-      while (until !== undefined && waiting[until]?.includes(grant.state) === true && performance.now() < deadline) {
-        await sleep(100);
-        grant = await load(grant.id);
+      const states = until === undefined ? [] : (waiting[until] ?? []);
+      if (states.includes(grant.state) && (request.query.waitMs ?? 0) > 0) {
+        grant = await waits.run(person, request.raw, async (gone) => {
+          const deadline = performance.now() + (request.query.waitMs ?? 0);
+          let now = grant;
+          while (states.includes(now.state) && performance.now() < deadline && !gone.aborted) {
+            await sleep(WAIT_POLL_MS, gone).catch(() => {});
+            now = await load(now.id);
+          }
+          return now;
+        });
       }
       return grantViewOf(access, grant);
     },

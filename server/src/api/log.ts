@@ -6,6 +6,7 @@ import { GlassError } from "../core/errors.ts";
 import { isId } from "../core/ids.ts";
 import { namesOf } from "../identity/pseudonyms.ts";
 import { answers, personOf, type Routes } from "./routes.ts";
+import { createWaits } from "./waits.ts";
 import type { Api } from "./services.ts";
 
 const PAGE = 500;
@@ -37,9 +38,7 @@ export function logRoutes(app: Routes, api: Api): void {
       const { from, limit = PAGE, grant, waitMs = 0 } = request.query;
       const decision = policy.decide({ action: "read_log", person });
       if (!decision.allow && !(await ownGrant(person, grant))) throw denied(decision);
-      const gone = new AbortController();
-      request.raw.once("close", () => gone.abort(new Error("the reader left")));
-      if (from !== undefined && waitMs > 0) await news(from, waitMs, gone.signal);
+      if (from !== undefined && waitMs > 0) await waits.run(person, request.raw, (gone) => news(from, waitMs, gone));
       const entries = await api.log.reader.entries({
         ...(from === undefined ? {} : { from }),
         ...(grant === undefined ? {} : { grant }),
@@ -64,11 +63,12 @@ export function logRoutes(app: Routes, api: Api): void {
     },
   );
 
+  const waits = createWaits();
   /** Resolves when the signed log has that index, or after the time. */
   const news = async (index: number, waitMs: number, signal: AbortSignal): Promise<void> => {
     const until = performance.now() + waitMs;
     while (!signal.aborted && performance.now() < until && (await api.log.reader.size()) <= index)
-      await sleep(NEWS_POLL_MS);
+      await sleep(NEWS_POLL_MS, signal).catch(() => {});
   };
 
   const ownGrant = async (person: string, grant: string | undefined): Promise<boolean> => {

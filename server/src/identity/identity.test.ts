@@ -2,6 +2,7 @@ import { afterAll, beforeAll, expect, inject, test } from "vitest";
 import { startTestSystem, type TestSystem } from "../../testing/system.ts";
 import { hashSecret, newPersonSecret, verifySecret } from "./secrets.ts";
 import { createThrottle } from "./throttle.ts";
+import { createTurnstile } from "./turnstile.ts";
 
 let system: TestSystem;
 beforeAll(async () => {
@@ -136,4 +137,25 @@ test("lesson 21: an address in a header is nobody's address: failures count for 
   for (let n = 0; n < 12 && statuses.at(-1) !== 429; n += 1) statuses.push(await attempt(n));
   expect(statuses[0]).toBe(401);
   expect(statuses.at(-1)).toBe(429);
+});
+
+test("a flood of logins from ever new addresses keeps nobody out: turns are taken by address, known ones first", async () => {
+  const turnstile = createTurnstile({ atOnce: 2, waiting: 64, waitingPerAddress: 8, trusted: 10 });
+  const done: string[] = [];
+  const slow = (who: string) => async (): Promise<void> => {
+    await new Promise((resolve) => setImmediate(resolve));
+    done.push(who);
+  };
+  // One address fills its own share only; the rest of the room is for others.
+  const greedy = Array.from({ length: 30 }, () => turnstile.pass("greedy", slow("greedy")));
+  const many = Array.from({ length: 40 }, (_, n) => turnstile.pass(`attacker ${n}`, slow("attacker")));
+  const stranger = turnstile.pass("ann's phone", slow("ann"));
+  turnstile.trust("bob's desk");
+  const full = await Promise.all(Array.from({ length: 40 }, (_, n) => turnstile.pass(`more ${n}`, slow("more"))).slice(30));
+  expect(full).toContain(undefined); // the room is bounded
+  const known = turnstile.pass("bob's desk", slow("bob"));
+  await Promise.all([...greedy, ...many, stranger, known]);
+  expect(done.filter((who) => who === "greedy").length).toBeLessThanOrEqual(10);
+  expect(done).toEqual(expect.arrayContaining(["ann", "bob"]));
+  expect((await turnstile.pass("later", async () => "in"))?.value).toBe("in");
 });

@@ -6,9 +6,10 @@ import { pseudonymOf } from "./pseudonyms.ts";
 import { verifySecret } from "./secrets.ts";
 import type { Throttle } from "./throttle.ts";
 import { issueToken } from "./tokens.ts";
+import { createTurnstile } from "./turnstile.ts";
 
 /** A hash takes 32 MiB and a thread of the pool that also writes the journal: a flood of logins must not slow recording. */
-const MAX_HASHING = 2;
+const LIMITS = { atOnce: 2, waiting: 64, waitingPerAddress: 8, trusted: 1_000 };
 
 export interface LoginDeps {
   store: Store;
@@ -36,23 +37,28 @@ export interface LoggedIn {
  * secret. The returned function throws GlassError `unauthenticated`, or `too_many_attempts` with how long to wait.
  */
 export function createLogin(deps: LoginDeps): (attempt: LoginAttempt) => Promise<LoggedIn> {
-  let hashing = 0;
+  const turnstile = createTurnstile(LIMITS);
   return async ({ name, secret, remoteAddress }) => {
-    // By address only: a count by name would let anybody lock the person on call out.
-    const waitMs = deps.throttle.waitMs(remoteAddress);
+    // By address and name together: neither a neighbour behind the same address nor somebody who knows the name can
+    // lock the person on call out. Guessing is hopeless anyway: a secret has 120 bits.
+    const key = `${remoteAddress} ${name}`;
+    const waitMs = deps.throttle.waitMs(key);
     if (waitMs > 0) {
       throw new GlassError("too_many_attempts", "too many failed logins", {
         next: `Wait ${Math.ceil(waitMs / 1000)} s, then try again.`,
       });
     }
-    if (hashing >= MAX_HASHING) {
-      throw new GlassError("too_many_attempts", "others are logging in at this moment", { next: "Try again at once." });
-    }
     // Counted before the slow check, so that attempts sent at once cannot all slip under the limit.
-    deps.throttle.failed(remoteAddress);
+    deps.throttle.failed(key);
     const person = deps.find(name);
-    hashing += 1;
-    const right = await verifySecret(secret, person?.secret).finally(() => (hashing -= 1));
+    const checked = await turnstile.pass(remoteAddress, () => verifySecret(secret, person?.secret));
+    if (checked === undefined) {
+      throw new GlassError("too_many_attempts", "too many people log in at this moment", {
+        next: "Try again in a second.",
+        details: { retry: true },
+      });
+    }
+    const right = checked.value;
     if (!right || person === undefined) {
       await deps.store.transaction().execute(async (tx) => {
         // The name may be a secret typed into the wrong field: only a known one is logged.
@@ -63,7 +69,8 @@ export function createLogin(deps: LoginDeps): (attempt: LoginAttempt) => Promise
         next: "Check both; `glass login NAME` asks for the secret.",
       });
     }
-    deps.throttle.succeeded(remoteAddress);
+    deps.throttle.succeeded(key);
+    turnstile.trust(remoteAddress);
     const { token, expiresAt } = await issueToken(deps.store, person.name, deps.tokenTtlMs);
     await deps.store.transaction().execute(async (tx) => {
       const actor = await pseudonymOf(tx, person.name);
