@@ -10,7 +10,7 @@ export const summary =
 const ROUNDS = 3;
 const SECONDS = 2;
 /** V8 goes on optimising for this long under load; a gateway that has been up for a while is what is measured. */
-const WARM_UP: Load = { clients: 32, seconds: 6 };
+const WARM_UP: Load = { clients: 32, seconds: 4 };
 const LOADS: readonly Load[] = [
   { clients: 1, seconds: SECONDS },
   { clients: 8, seconds: SECONDS },
@@ -38,8 +38,8 @@ export async function run({ folder, signal, progress }: BenchContext): Promise<R
   const [intoDurable, intoWritten] = [await durable.break(), await written.break()];
   const glasskeys = [durable.pid, written.pid];
   const peersOf = (kind: "plain" | "tls"): readonly Way[] => (pgbouncer === undefined ? [] : [pgbouncer[kind]]);
-  for (const way of [intoDurable.plain, intoWritten.plain])
-    await pgbench(way, { clients: 8, seconds: SECONDS }, signal);
+  progress("warming up");
+  for (const way of [intoDurable.plain, intoWritten.plain]) await pgbench(way, WARM_UP, signal);
   const results: Result[] = [];
 
   /** The same load on each way. @returns the results of the two Glasskeys beside pgbouncer, and of pgbouncer beside direct. */
@@ -129,7 +129,7 @@ async function copyOut(
     const median = (way: Way): number => percentile(samples.get(way) ?? [], 0.5);
     return [
       ...peers.map((peer, i) =>
-        result("COPY OUT of 1 GiB over TLS, durable", "MiB/s", median(through), {
+        result(`COPY OUT of 1 GiB over TLS, durable, beside ${peer.name}`, "MiB/s", median(through), {
           peer: { name: peer.name, value: median(peer) },
           ...(i === 0 ? { goal: { ratioAtLeast: COPY_GOAL } } : {}),
         }),
@@ -156,7 +156,7 @@ async function connecting(through: Way, peers: readonly Way[], signal: AbortSign
   const at = (way: Way, share: number): number => percentile(samples.get(way) ?? [], share);
   return peers.flatMap((peer) =>
     ([0.5, 0.99] as const).map((share) =>
-      result(`connect p${share * 100}, durable`, "ms", at(through, share), {
+      result(`connect p${share * 100} over TLS, durable, beside ${peer.name}`, "ms", at(through, share), {
         peer: { name: peer.name, value: at(peer, share) },
       }),
     ),

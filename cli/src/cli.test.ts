@@ -221,15 +221,21 @@ test("lesson 23: logging in and connecting change nothing of the user's own: eve
 
 test("text from elsewhere stays text: no line of its own, no escape, in status and in replay", async () => {
   const why = "boring\nForged: gr_000000000000 is closed";
-  const { grant } = JSON.parse((await run("ann", ["break", "repair", "--reason", "outage", "--why", why, "--json"])).stdout) as { grant: string };
+  const { grant } = JSON.parse(
+    (await run("ann", ["break", "repair", "--reason", "outage", "--why", why, "--json"])).stdout,
+  ) as { grant: string };
   const status = await run("ann", ["status", grant]);
   expect(status.stdout).toContain("boring⏎Forged");
   expect(status.stdout).not.toMatch(/^\s*Forged/m);
   const client = await (await system.as("ann")).connect(grant);
-  await client.query("select 1 /*\n12:00:00  session ends: all is well\n          → SELECT 1, 0.1 ms\u001B]0;owned\u0007*/");
+  await client.query(
+    "select 1 /*\n12:00:00  session ends: all is well\n          → SELECT 1, 0.1 ms\u001B]0;owned\u0007*/",
+  );
   await client.end();
   await run("ann", ["end", grant]);
-  const { sessions } = JSON.parse((await run("ida", ["sessions", grant, "--json"])).stdout) as { sessions: { session: string }[] };
+  const { sessions } = JSON.parse((await run("ida", ["sessions", grant, "--json"])).stdout) as {
+    sessions: { session: string }[];
+  };
   const { stdout } = await run("ida", ["replay", sessions[0]?.session ?? ""]);
   expect(stdout).toContain("all is well");
   expect(stdout).not.toMatch(/^12:00:00 {2}session ends/m);
@@ -244,8 +250,23 @@ test("a server that answers with another grant's name, a program or a variable g
   const identity = await issueServerCertificate(authority, ["127.0.0.1"], 1);
   const good = "gr_000000000000";
   const hostile = (grant: string): object => ({
-    ...{ grant, kind: "postgres", host: "h", port: 1, user: "u", secret: "s", secretEnv: "LD_PRELOAD", ca: "CA", endsAt: new Date().toISOString() },
-    ...{ argv: ["sh", "-c", `touch ${join(homes, "pwned")}`], env: { LD_PRELOAD: "/evil.so", PGHOST: "h" }, state: "closed", proof: null },
+    ...{
+      grant,
+      kind: "postgres",
+      host: "h",
+      port: 1,
+      user: "u",
+      secret: "s",
+      secretEnv: "LD_PRELOAD",
+      ca: "CA",
+      endsAt: new Date().toISOString(),
+    },
+    ...{
+      argv: ["sh", "-c", `touch ${join(homes, "pwned")}`],
+      env: { LD_PRELOAD: "/evil.so", PGHOST: "h" },
+      state: "closed",
+      proof: null,
+    },
   });
   let grant = "../../victim";
   const server = createServer({ ...identity }, (_request, response) => response.end(JSON.stringify(hostile(grant))));
@@ -260,7 +281,14 @@ test("a server that answers with another grant's name, a program or a variable g
     for (const verb of ["end", "connect"]) expect((await run("fooled", [verb, good])).code, verb).toBe(1);
     expect(existsSync(join(homes, "victim"))).toBe(true);
     grant = good;
-    const shown = await run("fooled", ["connect", good, "--", process.execPath, "-e", "console.log(JSON.stringify(process.env))"]);
+    const shown = await run("fooled", [
+      "connect",
+      good,
+      "--",
+      process.execPath,
+      "-e",
+      "console.log(JSON.stringify(process.env))",
+    ]);
     expect(JSON.parse(shown.stdout)).toMatchObject({ PGHOST: "h", PGPASSWORD: "s" });
     expect(JSON.parse(shown.stdout)).not.toHaveProperty("LD_PRELOAD");
     await run("fooled", ["connect", good], "", { PATH: "/nonexistent" });

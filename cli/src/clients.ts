@@ -13,12 +13,21 @@ export interface NativeClient {
 
 /** Everything that libpq reads from its environment for a connection: psql, pg_dump, pgbench and most drivers. */
 const LIBPQ = ["PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGSSLMODE", "PGSSLROOTCERT"] as const;
-const KEYWORDS = { PGHOST: "host", PGPORT: "port", PGUSER: "user", PGDATABASE: "dbname", PGSSLMODE: "sslmode", PGSSLROOTCERT: "sslrootcert" };
+const KEYWORDS = {
+  PGHOST: "host",
+  PGPORT: "port",
+  PGUSER: "user",
+  PGDATABASE: "dbname",
+  PGSSLMODE: "sslmode",
+  PGSSLROOTCERT: "sslrootcert",
+};
 
 /** @throws CliError for a kind that this version of `glass` does not know. */
 export function nativeClient(answer: ConnectAnswer, caFile: string): NativeClient {
   if (answer.kind !== "postgres") {
-    throw new CliError("usage", "this glass does not know how to connect to that kind of target", { next: "Update glass to the server's version." });
+    throw new CliError("usage", "this glass does not know how to connect to that kind of target", {
+      next: "Update glass to the server's version.",
+    });
   }
   const settings = LIBPQ.map((name) => [name, (answer.env[name] ?? "").replaceAll("{ca}", caFile)] as const);
   const conninfo = settings.map(([name, value]) => `${KEYWORDS[name]}=${conninfoValue(value)}`).join(" ");

@@ -1,9 +1,4 @@
 import type { ParseArgsConfig } from "node:util";
-import { approve, breakGlass, connect, deny, end, extend, kill, status } from "./commands/grants.ts";
-import { log, prove, verify } from "./commands/log.ts";
-import { login, logout, ls, whoami } from "./commands/people.ts";
-import { replay, sessions } from "./commands/sessions.ts";
-import { reload, targetCheck } from "./commands/targets.ts";
 import type { Output } from "./output.ts";
 
 export interface Invocation {
@@ -31,14 +26,17 @@ export interface Command {
 const text = { type: "string" } as const;
 const flag = { type: "boolean" } as const;
 
-/** Every verb of the client, in the order of an incident. `serve`, `init` and `secret` belong to the server. */
+/**
+ * Every verb of the client, in the order of an incident. Each loads its own module when it is called: nobody waits for the
+ * verifier to break the glass. `serve`, `init` and `secret` belong to the server.
+ */
 export const COMMANDS: readonly Command[] = [
   {
     ...{
       name: "login",
       usage: "glass login NAME [--server URL] [--ca FILE] [--secret-file FILE]",
       arity: [1, 1],
-      run: login,
+      run: async (call) => (await import("./commands/people.ts")).login(call),
     },
     summary: "Log in; the secret is asked for, or read from a file or standard input",
     options: { server: text, ca: text, "secret-file": text },
@@ -48,11 +46,34 @@ export const COMMANDS: readonly Command[] = [
       "secret-file": "read the secret from a file",
     },
   },
-  { name: "logout", usage: "glass logout", arity: [0, 0], run: logout, summary: "End this login" },
-  { name: "whoami", usage: "glass whoami", arity: [0, 0], run: whoami, summary: "Who I am here, and what I may be" },
-  { name: "ls", usage: "glass ls", arity: [0, 0], run: ls, summary: "What may I break now, and if not, why not" },
   {
-    ...{ name: "break", arity: [1, 1], run: breakGlass, summary: "Break the glass" },
+    name: "logout",
+    usage: "glass logout",
+    arity: [0, 0],
+    run: async (call) => (await import("./commands/people.ts")).logout(call),
+    summary: "End this login",
+  },
+  {
+    name: "whoami",
+    usage: "glass whoami",
+    arity: [0, 0],
+    run: async (call) => (await import("./commands/people.ts")).whoami(call),
+    summary: "Who I am here, and what I may be",
+  },
+  {
+    name: "ls",
+    usage: "glass ls",
+    arity: [0, 0],
+    run: async (call) => (await import("./commands/people.ts")).ls(call),
+    summary: "What may I break now, and if not, why not",
+  },
+  {
+    ...{
+      name: "break",
+      arity: [1, 1],
+      run: async (call) => (await import("./commands/grants.ts")).breakGlass(call),
+      summary: "Break the glass",
+    },
     usage: 'glass break PLAYBOOK --reason CODE --why "…" [--incident REF] [--for 30m] [--no-wait] [-- CMD…]',
     options: { reason: text, why: text, incident: text, for: text, "no-wait": flag },
     explain: {
@@ -64,7 +85,12 @@ export const COMMANDS: readonly Command[] = [
     },
   },
   {
-    ...{ name: "connect", usage: "glass connect GRANT [--print] [-- CMD…]", arity: [1, 1], run: connect },
+    ...{
+      name: "connect",
+      usage: "glass connect GRANT [--print] [-- CMD…]",
+      arity: [1, 1],
+      run: async (call) => (await import("./commands/grants.ts")).connect(call),
+    },
     summary: "The native client through the gateway, or CMD with its environment",
     options: { print: flag },
     explain: { print: "print the plain command line instead of running it" },
@@ -73,7 +99,7 @@ export const COMMANDS: readonly Command[] = [
     name: "status",
     usage: "glass status [GRANT] [--all]",
     arity: [0, 1],
-    run: status,
+    run: async (call) => (await import("./commands/grants.ts")).status(call),
     summary: "One grant, or what is open",
     options: { all: flag },
     explain: { all: "also what has ended" },
@@ -82,26 +108,37 @@ export const COMMANDS: readonly Command[] = [
     name: "extend",
     usage: "glass extend GRANT",
     arity: [1, 1],
-    run: extend,
+    run: async (call) => (await import("./commands/grants.ts")).extend(call),
     summary: "Ask for a later end: a new decision, within the playbook's cap",
   },
   {
     name: "end",
     usage: "glass end GRANT",
     arity: [1, 1],
-    run: end,
+    run: async (call) => (await import("./commands/grants.ts")).end(call),
     summary: "End a grant, wait for the proof and show it",
   },
   {
     name: "approve",
     usage: "glass approve GRANT",
     arity: [1, 1],
-    run: approve,
+    run: async (call) => (await import("./commands/grants.ts")).approve(call),
     summary: "Say yes to somebody's grant",
   },
-  { name: "deny", usage: "glass deny GRANT", arity: [1, 1], run: deny, summary: "Say no to somebody's grant" },
   {
-    ...{ name: "kill", usage: "glass kill GRANT|SESSION [--why …]", arity: [1, 1], run: kill },
+    name: "deny",
+    usage: "glass deny GRANT",
+    arity: [1, 1],
+    run: async (call) => (await import("./commands/grants.ts")).deny(call),
+    summary: "Say no to somebody's grant",
+  },
+  {
+    ...{
+      name: "kill",
+      usage: "glass kill GRANT|SESSION [--why …]",
+      arity: [1, 1],
+      run: async (call) => (await import("./commands/grants.ts")).kill(call),
+    },
     summary: "Security officer: stop it now, in any state",
     options: { why: text },
     explain: { why: "told to the user and kept" },
@@ -111,7 +148,7 @@ export const COMMANDS: readonly Command[] = [
       name: "sessions",
       usage: "glass sessions [GRANT] [--open]",
       arity: [0, 1],
-      run: sessions,
+      run: async (call) => (await import("./commands/sessions.ts")).sessions(call),
       summary: "Sessions, newest first",
     },
     options: { open: flag },
@@ -121,7 +158,7 @@ export const COMMANDS: readonly Command[] = [
     name: "replay",
     usage: "glass replay SESSION",
     arity: [1, 1],
-    run: replay,
+    run: async (call) => (await import("./commands/sessions.ts")).replay(call),
     summary: "What was done in a session: statements, times, rows, errors",
   },
   {
@@ -129,7 +166,7 @@ export const COMMANDS: readonly Command[] = [
       name: "log",
       usage: "glass log [--follow] [--from INDEX] [--grant GRANT]",
       arity: [0, 0],
-      run: log,
+      run: async (call) => (await import("./commands/log.ts")).log(call),
       summary: "Entries of the tamper-evident log",
     },
     options: { follow: flag, from: text, grant: text },
@@ -143,7 +180,7 @@ export const COMMANDS: readonly Command[] = [
     name: "log prove",
     usage: "glass log prove INDEX",
     arity: [1, 1],
-    run: prove,
+    run: async (call) => (await import("./commands/log.ts")).prove(call),
     summary: "A C2SP tlog-proof of one entry, for somebody who trusts nobody",
   },
   {
@@ -151,7 +188,7 @@ export const COMMANDS: readonly Command[] = [
       name: "verify",
       usage: "glass verify DIR --key VKEY|FILE [--since CHECKPOINT] [--no-recordings]",
       arity: [1, 1],
-      run: verify,
+      run: async (call) => (await import("./commands/log.ts")).verify(call),
     },
     summary: "Check a log folder and its recordings offline",
     options: { key: text, since: text, pin: text, "no-recordings": flag },
@@ -166,14 +203,14 @@ export const COMMANDS: readonly Command[] = [
     name: "target check",
     usage: "glass target check [NAME]",
     arity: [0, 1],
-    run: targetCheck,
+    run: async (call) => (await import("./commands/targets.ts")).targetCheck(call),
     summary: "Could a lease be minted and revoked there? Says what is missing",
   },
   {
     name: "policy reload",
     usage: "glass policy reload",
     arity: [0, 0],
-    run: reload,
+    run: async (call) => (await import("./commands/targets.ts")).reload(call),
     summary: "Read the policy folder again",
   },
 ];

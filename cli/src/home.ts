@@ -74,7 +74,9 @@ export function removeGrantDir(grant: string): void {
 /** An answer that names something else than a grant must never become a path. */
 function idOf(grant: string): string {
   if (/^gr_[0-9a-hjkmnp-tv-z]{12}$/.test(grant)) return grant;
-  throw new CliError("integrity", "the server's answer names no grant", { next: "Is this the right server? glass whoami" });
+  throw new CliError("integrity", "the server's answer names no grant", {
+    next: "Is this the right server? glass whoami",
+  });
 }
 
 /** Written beside and renamed, so that a reader never sees half of it. */

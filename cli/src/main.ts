@@ -27,19 +27,26 @@ export async function main(argv: readonly string[]): Promise<number> {
 
 async function run(argv: readonly string[], out: Output): Promise<number> {
   const [verb, ...rest] = argv;
+  if (verb === "--version" || verb === "version") {
+    process.stdout.write(`glass ${VERSION}\n`);
+    return 0;
+  }
   if (verb === undefined || verb === "help" || verb === "--help" || verb === "-h") {
-    const topic = rest[0] === undefined ? undefined : find([rest[0]])?.command;
-    process.stdout.write(topic === undefined ? overview() : helpFor(topic));
+    if (rest.length === 0) {
+      process.stdout.write(overview());
+      return 0;
+    }
+    const topics = COMMANDS.filter((command) => `${command.name} `.startsWith(`${rest.join(" ")} `));
+    const exact = topics.find((command) => command.name === rest.join(" "));
+    if (exact === undefined && SERVER_VERBS.includes(rest[0] ?? "")) {
+      throw usage(`${rest[0]} belongs to the server`, `See: glass ${rest[0]} --help`);
+    }
+    if (topics.length === 0) throw unknownVerb(rest[0] ?? "");
+    process.stdout.write((exact === undefined ? topics : [exact]).map(helpFor).join("\n"));
     return 0;
   }
   const found = find(argv);
-  if (found === undefined) {
-    const near = COMMANDS.map((command) => command.name.split(" ")[0] ?? "").find((name) => close(name, verb));
-    throw usage(
-      `there is no verb "${plain(verb.slice(0, 40))}"`,
-      near === undefined ? "See: glass help" : `Did you mean: glass ${near}?`,
-    );
-  }
+  if (found === undefined) throw unknownVerb(verb);
   const { command, args } = found;
   const split = args.indexOf("--");
   const own = split === -1 ? args : args.slice(0, split);
@@ -49,6 +56,16 @@ async function run(argv: readonly string[], out: Output): Promise<number> {
   }
   const parsed = parse(command, own);
   return command.run({ ...parsed, command: split === -1 ? [] : args.slice(split + 1), out });
+}
+
+const VERSION = "0.1.0";
+const SERVER_VERBS: readonly string[] = ["serve", "init", "secret"];
+
+function unknownVerb(verb: string): CliError {
+  const verbs = [...COMMANDS.map((command) => command.name.split(" ")[0] ?? ""), ...SERVER_VERBS];
+  const near = verbs.find((name) => close(name, verb));
+  const next = near === undefined ? "See: glass help" : `Did you mean: glass ${near}?`;
+  return usage(`there is no verb "${plain(verb.slice(0, 40))}"`, next);
 }
 
 function find(argv: readonly string[]): { command: Command; args: readonly string[] } | undefined {
@@ -78,6 +95,12 @@ function parse(
     return { args: positionals, options: values };
   } catch (error) {
     if (error instanceof CliError) throw error;
+    const wrong = /'--([\w-]+)/.exec(error instanceof Error ? error.message : "")?.[1];
+    const near =
+      wrong === undefined ? undefined : Object.keys(command.options ?? {}).find((name) => close(name, wrong));
+    if (near !== undefined && near !== wrong) {
+      throw usage(`there is no option --${wrong}`, `Did you mean --${near}? Usage: ${command.usage}`);
+    }
     throw usage(
       error instanceof Error ? (error.message.split(". ")[0] ?? "") : String(error),
       `Usage: ${command.usage}`,

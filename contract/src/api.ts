@@ -68,8 +68,8 @@ export const breakRequest = z.strictObject({
   why: z
     .string()
     .trim()
-    .min(3)
-    .max(2000)
+    .min(3, "is too short: say in a few words what is broken")
+    .max(2000, "is too long: 2,000 characters are enough")
     .regex(/^(?:[^\p{Cc}\p{Cs}]|[\n\r\t])*$/u, "has control characters")
     .describe("In the requester's own words"),
   incident: oneLine(200).optional(),

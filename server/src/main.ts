@@ -457,9 +457,32 @@ async function listen(app: App, config: ServerConfig): Promise<number> {
   return typeof address === "object" && address !== null ? address.port : config.api.port;
 }
 
+const HELP: Readonly<Record<string, string>> = {
+  serve: `Control plane and gateway in one process, until SIGTERM or Ctrl-C.
+
+  glass serve [--config glasskey.yaml] [--data DIR]
+
+  --config FILE  settings; docs/operations.md explains each key
+  --data DIR     keys, store and recordings; wins over \`data:\` in the file
+
+Under a supervisor, SIGHUP reads the policy folder again.`,
+  init: `Make a folder to start from: glasskey.yaml, a target to fill in, two playbooks, one person.
+
+  glass init DIR
+
+The person's secret is printed once; only its hash is kept. A folder that is not empty is refused.`,
+  secret: `A new secret for a person, and the line for people.yaml that holds its hash.
+
+  glass secret`,
+};
+
 /** `glass serve`, `glass init` and `glass secret`. @returns the exit code. */
 export async function main(argv: readonly string[]): Promise<number> {
   try {
+    if (argv.slice(1).some((word) => word === "--help" || word === "-h")) {
+      console.log(HELP[argv[0] ?? ""] ?? "");
+      return 0;
+    }
     switch (argv[0]) {
       case "serve":
         return await serve(argv.slice(1));
@@ -478,36 +501,38 @@ export async function main(argv: readonly string[]): Promise<number> {
   }
 }
 
-function options<T extends NonNullable<Parameters<typeof parseArgs>[0]>>(parse: T): ReturnType<typeof parseArgs<T>> {
+function options<T extends NonNullable<Parameters<typeof parseArgs>[0]>>(
+  verb: string,
+  parse: T,
+): ReturnType<typeof parseArgs<T>> {
   try {
     return parseArgs(parse);
   } catch (cause) {
-    throw new GlassError("usage", describe(cause).split(". ")[0] ?? "", {
-      next: "Use: glass serve [--config glasskey.yaml] [--data DIR]",
-      cause,
-    });
+    throw new GlassError("usage", describe(cause).split(". ")[0] ?? "", { next: `See: glass ${verb} --help`, cause });
   }
 }
 
 async function serve(args: readonly string[]): Promise<number> {
-  const { values } = options({
+  const { values } = options("serve", {
     args: [...args],
     options: { config: { type: "string", default: "glasskey.yaml" }, data: { type: "string" } },
   });
   const config = readConfig(values.config, values.data);
+  // A terminal that was closed takes no text; that must not keep anything from being stopped in good order.
+  for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
   const warn = (line: string): void => console.error(`${new Date().toISOString()} ${line}`);
   // Installed before anything starts, so that Ctrl-C in the middle of a start stops what was started.
   const signal = Promise.withResolvers<string>();
   for (const name of ["SIGINT", "SIGTERM"] as const) process.on(name, () => signal.resolve(name));
   const server = await startServer(config, warn);
-  process.on(
-    "SIGHUP",
-    () =>
-      void server.reloadPolicy().then(
-        (problems) => warn(problems ?? "the policy was read again and is in force"),
-        (error: unknown) => warn(describe(error)),
-      ),
-  );
+  const reload = (): void =>
+    void server.reloadPolicy().then(
+      (problems) => warn(problems ?? "the policy was read again and is in force"),
+      (error: unknown) => warn(describe(error)),
+    );
+  // Started by hand, SIGHUP says that the terminal is gone; under a supervisor it asks to read the policy again.
+  const byHand = process.stdin.isTTY || process.stdout.isTTY;
+  process.on("SIGHUP", () => (byHand ? signal.resolve("SIGHUP") : reload()));
   console.log(`Glasskey ${VERSION} is ready.`);
   console.log(`  API      ${server.url}`);
   for (const [kind, { host, port }] of server.endpoints) console.log(`  gateway  ${host}:${port} (${kind})`);
@@ -522,7 +547,7 @@ async function serve(args: readonly string[]): Promise<number> {
 }
 
 async function init(args: readonly string[]): Promise<number> {
-  const { positionals } = options({ args: [...args], options: {}, allowPositionals: true });
+  const { positionals } = options("init", { args: [...args], options: {}, allowPositionals: true });
   const [dir, ...rest] = positionals;
   if (dir === undefined || rest.length > 0)
     throw new GlassError("usage", "which folder?", { next: "Use: glass init DIR" });

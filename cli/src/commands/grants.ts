@@ -9,6 +9,18 @@ import { CliError, usage } from "../errors.ts";
 import { grantDir, readLogin, removeGrantDir, writePrivate, type Login } from "../home.ts";
 import { clock, duration, plain, table, type Output } from "../output.ts";
 
+const LOST_MS = 120_000;
+const RETRY_MS = 2_000;
+/** The grant that an argument names. @throws CliError before anything is asked of the server. */
+function grantArgument(args: readonly string[]): string {
+  const id = args[0] ?? "";
+  if (/^gr_[0-9a-hjkmnp-tv-z]{12}$/.test(id)) return id;
+  throw usage(
+    `"${plain(id.slice(0, 40))}" is not a grant id`,
+    "They look like gr_7kq2m9x4tbzc; glass status lists yours.",
+  );
+}
+
 const POLL_WAIT_MS = 20_000; // one long poll; the loop goes on for as long as the approvers have
 
 export async function breakGlass({ args, options, command, out }: Invocation): Promise<number> {
@@ -21,12 +33,21 @@ export async function breakGlass({ args, options, command, out }: Invocation): P
     ...(options["incident"] === undefined ? {} : { incident: options["incident"] }),
     ...(options["for"] === undefined ? {} : { forMs: readDuration(String(options["for"])) }),
   };
-  let grant = await call<GrantView>(login, "POST", "/v1/grants", body);
+  const asked: { grant?: GrantView } = {};
+  const interrupted = (): void => {
+    out.hint(
+      asked.grant === undefined
+        ? "Interrupted. The request may have arrived; look: glass status"
+        : `Interrupted. ${asked.grant.grant} goes on, ${asked.grant.state}. To take it back: glass end ${asked.grant.grant}`,
+    );
+    process.exit(130);
+  };
+  process.once("SIGINT", interrupted);
+  let grant = (asked.grant = await call<GrantView>(login, "POST", "/v1/grants", body));
   if (isWaiting(grant)) {
     if (grant.state === "pending") {
-      out.hint(
-        `${out.yellow("Waiting")} for ${grant.need} approval${grant.need === 1 ? "" : "s"} of ${who(grant)}, until ${clock(grant.decideBy)}.`,
-      );
+      const verb = options["no-wait"] === true ? "Needs" : `${out.yellow("Waiting")} for`;
+      out.hint(`${verb} ${approvals(grant.need)} of ${who(grant)}, until ${clock(grant.decideBy)}.`);
       out.hint(`  They run: ${out.bold(`glass approve ${grant.grant}`)}`);
     }
     if (options["no-wait"] === true) {
@@ -36,6 +57,7 @@ export async function breakGlass({ args, options, command, out }: Invocation): P
     }
     grant = await waitOpen(login, grant, out);
   }
+  process.off("SIGINT", interrupted);
   if (grant.state !== "active") throw notOpened(grant);
   if (command.length > 0) {
     out.hint(`${out.green("Open")}: ${grant.grant} on ${grant.target} until ${clock(grant.endsAt ?? "")}`);
@@ -60,7 +82,12 @@ async function missing(
 ): Promise<CliError> {
   const { playbooks } = await call<{ playbooks: PlaybookView[] }>(login, "GET", "/v1/playbooks");
   const view = playbooks.find((candidate) => candidate.playbook === playbook);
-  const codes = view?.reasonCodes.join("|") ?? "CODE";
+  if (view === undefined) {
+    return new CliError("not_found", `there is no playbook "${playbook.slice(0, 64)}"`, {
+      next: "`glass ls` lists the playbooks.",
+    });
+  }
+  const codes = view.reasonCodes.join("|");
   const lacking = [reason === undefined ? "--reason" : "", why === undefined ? "--why" : ""]
     .filter(Boolean)
     .join(" and ");
@@ -77,16 +104,34 @@ function readDuration(text: string): number {
   return ms;
 }
 
+const approvals = (n: number): string => `${n} approval${n === 1 ? "" : "s"}`;
 const isWaiting = (grant: GrantView): boolean => ["pending", "approved", "opening"].includes(grant.state);
 const who = (grant: GrantView): string => grant.mayApprove.join(", ") || "nobody: no approver is left";
 
 async function waitOpen(login: Login, first: GrantView, out: Output): Promise<GrantView> {
   let grant = first;
   let said = grant.approvals.length;
+  let lostAtMs: number | undefined;
   while (isWaiting(grant)) {
-    grant = await call<GrantView>(login, "GET", `/v1/grants/${grant.grant}?until=open&waitMs=${POLL_WAIT_MS}`);
-    for (const { person, verdict } of grant.approvals.slice(said))
+    try {
+      grant = await call<GrantView>(login, "GET", `/v1/grants/${first.grant}?until=open&waitMs=${POLL_WAIT_MS}`);
+      lostAtMs = undefined;
+    } catch (error) {
+      if (!(error instanceof CliError) || !["server_unreachable", "store_unavailable"].includes(error.code))
+        throw error;
+      if (lostAtMs === undefined)
+        out.hint(`The server does not answer. Your request ${first.grant} stands; trying again …`);
+      lostAtMs ??= performance.now();
+      if (performance.now() - lostAtMs > LOST_MS) {
+        throw new CliError("server_unreachable", "the server does not come back", {
+          next: `Look again with: glass status ${first.grant}`,
+        });
+      }
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    }
+    for (const { person, verdict } of grant.approvals.slice(said)) {
       out.hint(`  ${person}: ${verdict === "approve" ? out.green("yes") : out.red("no")}`);
+    }
     said = grant.approvals.length;
   }
   return grant;
@@ -112,7 +157,7 @@ function notOpened(grant: GrantView): CliError {
 
 export async function connect({ args, options, command, out }: Invocation): Promise<number> {
   const login = readLogin();
-  const grant = args[0] ?? "";
+  const grant = grantArgument(args);
   if (options["print"] !== true && !out.json) return runClient(login, grant, command, out);
   const { answer, ca, client } = await prepare(login, grant);
   out.value({ ...answer, argv: client.argv, env: client.env, caFile: ca });
@@ -125,7 +170,7 @@ async function prepare(
   login: Login,
   grant: string,
 ): Promise<{ answer: ConnectAnswer; ca: string; client: NativeClient }> {
-  const answer = await call<ConnectAnswer>(login, "POST", `/v1/grants/${encodeURIComponent(grant)}/connect`);
+  const answer = await call<ConnectAnswer>(login, "POST", `/v1/grants/${grant}/connect`);
   const ca = join(grantDir(answer.grant), "ca.pem");
   writePrivate(ca, answer.ca);
   return { answer, ca, client: nativeClient(answer, ca) };
@@ -153,9 +198,22 @@ async function runClient(login: Login, grant: string, command: readonly string[]
       ),
     );
     child.once("exit", (code, signal) => {
-      if (out.tty)
-        out.hint(out.dim(`Still open until ${clock(answer.endsAt)}. When you are done: glass end ${answer.grant}`));
-      resolve(code ?? 128 + (signal === null ? 0 : constants.signals[signal]));
+      const status = code ?? 128 + (signal === null ? 0 : constants.signals[signal]);
+      if (!out.tty) return resolve(status);
+      // The grant may have ended, or been extended, while the client ran.
+      call<GrantView>(login, "GET", `/v1/grants/${answer.grant}`).then(
+        (now) => {
+          if (now.state === "active") {
+            out.hint(out.dim(`Still open until ${clock(now.endsAt ?? "")}. When you are done: glass end ${now.grant}`));
+          } else {
+            out.hint(
+              `${now.grant} is over${now.closedAt === null ? "" : ` since ${clock(now.closedAt)}`}: ${now.endText ?? now.state}`,
+            );
+          }
+          resolve(status);
+        },
+        () => resolve(status),
+      );
     });
   });
 }
@@ -163,7 +221,7 @@ async function runClient(login: Login, grant: string, command: readonly string[]
 export async function status({ args, options, out }: Invocation): Promise<number> {
   const login = readLogin();
   if (args[0] !== undefined) {
-    const grant = await call<GrantView>(login, "GET", `/v1/grants/${encodeURIComponent(args[0])}`);
+    const grant = await call<GrantView>(login, "GET", `/v1/grants/${grantArgument(args)}`);
     out.value(grant);
     show(grant, out);
     return 0;
@@ -179,16 +237,30 @@ export async function status({ args, options, out }: Invocation): Promise<number
   for (const alarm of alarms) out.say(`${out.red("ALARM")} since ${clock(alarm.raisedAt)}: ${plain(alarm.text)}`);
   if (grants.length === 0)
     out.say(options["all"] === true ? "No grants." : "Nothing is open. `glass status --all` shows what was.");
-  const rows = grants.map((grant) => [
-    ...[out.bold(grant.grant), stateOf(grant, out), grant.playbook, grant.target, grant.requester],
-    grant.state === "pending"
-      ? `needs ${grant.need - grant.approvals.length} of ${who(grant)}`
-      : grant.endsAt === null
-        ? ""
-        : `ends ${clock(grant.endsAt)}`,
-  ]);
-  for (const line of table(rows)) out.say(line);
+  const lines = table(
+    grants.map((grant) => [
+      ...[out.bold(grant.grant), stateOf(grant, out), grant.playbook, grant.target, grant.requester],
+      whatNext(grant, login.person),
+    ]),
+  );
+  grants.forEach((grant, i) => {
+    out.say(lines[i]);
+    if (grant.state === "pending") out.say(out.dim(`    ${grant.reason}: ${plain(grant.why)}`));
+    if (grant.state === "pending" && grant.mayApprove.includes(login.person))
+      out.say(out.dim(`    glass approve ${grant.grant}`));
+  });
   return 0;
+}
+
+/** The last column: what this grant waits for, or when it ends or ended. */
+function whatNext(grant: GrantView, me: string): string {
+  if (grant.state === "pending") {
+    const missing = grant.need - grant.approvals.length;
+    return grant.mayApprove.includes(me) ? "waits for you" : `needs ${approvals(missing)} of ${who(grant)}`;
+  }
+  if (grant.closedAt !== null)
+    return `ended ${clock(grant.closedAt)}${grant.endText === null ? "" : `, ${plain(grant.endText)}`}`;
+  return grant.endsAt === null ? "" : `ends ${clock(grant.endsAt)}`;
 }
 
 function stateOf(grant: GrantView, out: Output): string {
@@ -245,7 +317,7 @@ export async function extend({ args, out }: Invocation): Promise<number> {
   const { extended, grant } = await call<{ extended: boolean; grant: GrantView }>(
     readLogin(),
     "POST",
-    `/v1/grants/${encodeURIComponent(args[0] ?? "")}/extend`,
+    `/v1/grants/${grantArgument(args)}/extend`,
   );
   out.value({ extended, grant });
   if (extended) {
@@ -259,9 +331,9 @@ export async function extend({ args, out }: Invocation): Promise<number> {
 }
 
 export async function end({ args, out }: Invocation): Promise<number> {
-  const id = args[0] ?? "";
+  const id = grantArgument(args);
   const started = performance.now();
-  const grant = await call<GrantView>(readLogin(), "POST", `/v1/grants/${encodeURIComponent(id)}/end`, {});
+  const grant = await call<GrantView>(readLogin(), "POST", `/v1/grants/${id}/end`, {});
   removeGrantDir(grant.grant);
   out.value(grant);
   return ended(grant, started, out);
@@ -272,26 +344,28 @@ function ended(grant: GrantView, started: number, out: Output): number {
     out.say(
       `${out.red("Not proved yet")}: ${grant.grant} is closing. Sessions are cut; what the target says: ${plain(grant.lastError ?? "nothing")}`,
     );
-    out.say(`  Glasskey keeps trying, and pages when it takes too long. Watch it: glass status ${grant.grant}`);
+    out.say(
+      `  Glasskey keeps trying, and raises an alarm when it takes too long. Watch it: glass status ${grant.grant}`,
+    );
     return 5;
   }
   if (grant.proof === null) {
     out.say(`${grant.grant} is ${grant.state.replace("_", " ")}; nothing was opened.`);
     return 0;
   }
+  const tookMs = performance.now() - started;
+  const before = Date.now() - Date.parse(grant.closedAt ?? "") > tookMs + 2_000; // it was closed before this was asked
   out.say(
-    `${out.green("Closed")}: ${grant.grant}, ${plain(grant.endText ?? "")} (${Math.round(performance.now() - started)} ms)`,
+    before
+      ? `${out.green("Closed")} already, at ${clock(grant.closedAt ?? "")}: ${grant.grant}, ${plain(grant.endText ?? "")}`
+      : `${out.green("Closed")}: ${grant.grant}, ${plain(grant.endText ?? "")} (${Math.round(tookMs)} ms)`,
   );
   proof(grant, out);
   return 0;
 }
 
 async function decide(verdict: "approve" | "deny", { args, out }: Invocation): Promise<number> {
-  const grant = await call<GrantView>(
-    readLogin(),
-    "POST",
-    `/v1/grants/${encodeURIComponent(args[0] ?? "")}/${verdict}`,
-  );
+  const grant = await call<GrantView>(readLogin(), "POST", `/v1/grants/${grantArgument(args)}/${verdict}`);
   out.value(grant);
   if (verdict === "deny") {
     out.say(
@@ -322,5 +396,8 @@ export async function kill({ args, options, out }: Invocation): Promise<number> 
   out.say(
     `${out.red("Killed")}: ${answer.id}; ${answer.sessionsCut} session${answer.sessionsCut === 1 ? "" : "s"} cut.`,
   );
-  return answer.id === answer.grant.grant ? ended(answer.grant, started, out) : 0;
+  if (answer.id === answer.grant.grant) return ended(answer.grant, started, out);
+  if (answer.grant.state === "active")
+    out.say(`  The grant is still open. To stop it: glass kill ${answer.grant.grant}`);
+  return 0;
 }

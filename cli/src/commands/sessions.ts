@@ -11,18 +11,26 @@ export async function sessions({ args, options, out }: Invocation): Promise<numb
   const { sessions: found } = await call<{ sessions: SessionView[] }>(readLogin(), "GET", `/v1/sessions?${query}`);
   out.value({ sessions: found });
   if (found.length === 0) out.say("No sessions.");
-  const rows = found.map((session) => [
-    ...[
-      out.bold(session.session),
-      session.closedAt === null ? out.green("open") : plain(session.cause ?? ""),
-      session.person,
-      session.target,
-      clock(session.openedAt),
-    ],
-    `${session.statements} statements${session.refused === 0 ? "" : `, ${session.refused} refused`}, ${bytes(session.bytesOut)} out`,
-    session.recordingComplete ? "" : out.dim("recording goes on"),
-  ]);
-  for (const line of table(rows)) out.say(line);
+  const head = ["SESSION", "ENDED BY", "WHO", "TARGET", "BEGAN", "STATEMENTS", "OUT", ""].map((text) => out.dim(text));
+  const rows = found.map((session) => {
+    const open = session.closedAt === null; // counts come with its end
+    const refused = session.refused === 0 ? "" : `, ${session.refused} refused`;
+    return [
+      ...[
+        out.bold(session.session),
+        open ? out.green("open") : plain(session.cause ?? ""),
+        session.person,
+        session.target,
+      ],
+      ...[
+        clock(session.openedAt),
+        open ? "–" : `${session.statements}${refused}`,
+        open ? "–" : bytes(session.bytesOut),
+      ],
+      session.recordingComplete ? "" : out.dim("recording goes on"),
+    ];
+  });
+  for (const line of found.length === 0 ? [] : table([head, ...rows])) out.say(line);
   return 0;
 }
 

@@ -5,6 +5,7 @@ import { GlassError } from "../core/errors.ts";
 import { newId } from "../core/ids.ts";
 import { pseudonymOf } from "../identity/pseudonyms.ts";
 import type { Decision } from "../playbooks/policy.ts";
+import { nearest } from "../playbooks/problem.ts";
 import type { Access } from "./access.ts";
 import { move, OPEN_STATES } from "./lifecycle.ts";
 import { beginOpening, pin } from "./open.ts";
@@ -40,8 +41,12 @@ export async function requestGrant(access: Access, request: BreakRequest): Promi
   const playbook = policy.playbook(request.playbook);
   const target = playbook === undefined ? undefined : policy.target(playbook.target);
   if (playbook === undefined || target === undefined) {
+    const near = nearest(
+      request.playbook,
+      policy.playbooks.map((known) => known.name),
+    );
     throw new GlassError("not_found", `there is no playbook "${request.playbook.slice(0, 64)}"`, {
-      next: "`glass ls` lists the playbooks.",
+      next: near === undefined ? "`glass ls` lists the playbooks." : `Did you mean ${near}? \`glass ls\` lists all.`,
     });
   }
   const person = policy.person(request.person)?.name ?? request.person;
@@ -82,9 +87,13 @@ export async function requestGrant(access: Access, request: BreakRequest): Promi
       .where("state", "in", ["pending", ...OPEN_STATES])
       .executeTakeFirstOrThrow();
     if (count >= MAX_OPEN_GRANTS) {
-      throw new GlassError("conflict", `${person} has ${MAX_OPEN_GRANTS} grants open, the most that one person may have`, {
-        next: "End some of them: glass status",
-      });
+      throw new GlassError(
+        "conflict",
+        `${person} has ${MAX_OPEN_GRANTS} grants open, the most that one person may have`,
+        {
+          next: "End some of them: glass status",
+        },
+      );
     }
     await pin(tx, playbook, target);
     await tx

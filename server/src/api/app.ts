@@ -91,8 +91,13 @@ function toGlassError(thrown: unknown): GlassError {
   const error = storeError(thrown);
   if (error instanceof GlassError) return error;
   const status = error instanceof Error && "statusCode" in error ? Number(error.statusCode) : 500;
-  if (error instanceof Error && "validation" in error)
-    return new GlassError("usage", describe(error), { next: "See contract/openapi.json." });
+  if (error instanceof Error && "validation" in error && Array.isArray(error.validation)) {
+    const faults = (error.validation as { instancePath?: string; message?: string }[]).map(
+      ({ instancePath = "", message = "is not valid" }) =>
+        `${instancePath.slice(1).replaceAll("/", ".")} ${message}`.trim(),
+    );
+    return new GlassError("usage", faults.slice(0, 5).join("; "));
+  }
   if (status >= 400 && status < 500) return new GlassError("usage", describe(error));
   return new GlassError("internal", "something went wrong in Glasskey", {
     next: "The server's output has the details.",

@@ -244,6 +244,9 @@ export function grantRoutes(app: Routes, api: Api): void {
       const session = id.startsWith("se_")
         ? await access.store.selectFrom("sessions").select("grant_id").where("id", "=", id).executeTakeFirst()
         : undefined;
+      if (id.startsWith("se_") && session === undefined) {
+        throw new GlassError("not_found", `there is no session ${id}`, { next: "`glass sessions --open` lists them." });
+      }
       await permit(session?.grant_id ?? id, person, "kill");
       const { grant, cut } = await kill(access, person, id, why);
       const row = id === grant ? await closed(grant, END_WAIT_MS) : await load(grant);

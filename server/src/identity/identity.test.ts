@@ -151,7 +151,9 @@ test("a flood of logins from ever new addresses keeps nobody out: turns are take
   const many = Array.from({ length: 40 }, (_, n) => turnstile.pass(`attacker ${n}`, slow("attacker")));
   const stranger = turnstile.pass("ann's phone", slow("ann"));
   turnstile.trust("bob's desk");
-  const full = await Promise.all(Array.from({ length: 40 }, (_, n) => turnstile.pass(`more ${n}`, slow("more"))).slice(30));
+  const full = await Promise.all(
+    Array.from({ length: 40 }, (_, n) => turnstile.pass(`more ${n}`, slow("more"))).slice(30),
+  );
   expect(full).toContain(undefined); // the room is bounded
   const known = turnstile.pass("bob's desk", slow("bob"));
   await Promise.all([...greedy, ...many, stranger, known]);

@@ -71,7 +71,7 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
   await writeOwned(join(dataDir, "pg_hba.conf"), `${hba.join("\n")}\n`, user);
 
   const running = runningPostmaster(dataDir);
-  if (running !== undefined && (await canLogIn(running.port, options.superuser, password))) {
+  if (running !== undefined && (await tryLogIn(running.port, options.superuser, password)) === "in") {
     return {
       ...{ port: running.port, superuser: options.superuser, password, pid: running.pid },
       stop: () => stopPid(running.pid),
@@ -98,7 +98,7 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
     }
     await stopChild(server);
     if (attempt >= 5 || !/could not bind|Address already in use/.test(tail())) {
-      throw new GlassError("store_unavailable", `PostgreSQL did not start in ${dataDir}: ${failure}. ${tail()}`);
+      throw new GlassError("store_unavailable", `PostgreSQL did not start in ${dataDir}: ${failure}.\n${tail()}`);
     }
   }
 }
@@ -215,27 +215,26 @@ async function waitReady(
   server.once("error", () => (gone = true));
   while (performance.now() < until) {
     if (gone) return "it exited";
-    if (await canLogIn(port, user, password)) return gone ? "it exited" : undefined;
+    const answer = await tryLogIn(port, user, password);
+    if (answer === "in") return gone ? "it exited" : undefined;
+    if (answer === "refused")
+      return "the password kept beside it is not the one that it was made with; restore that file";
     await new Promise((done) => setTimeout(done, 25));
   }
   return `no login within ${READY_WITHIN_MS / 1000} s`;
 }
 
-async function canLogIn(port: number, user: string, password: string): Promise<boolean> {
+/** `refused`: it answers, and the password is wrong. Anything else may be a start that is not finished. */
+async function tryLogIn(port: number, user: string, password: string): Promise<"in" | "refused" | "not yet"> {
   const client = new pg.Client({
-    host: "127.0.0.1",
-    port,
-    user,
-    password,
-    database: "postgres",
-    connectionTimeoutMillis: 5_000,
+    ...{ host: "127.0.0.1", port, user, password, database: "postgres", connectionTimeoutMillis: 5_000 },
   });
   client.on("error", () => {});
   try {
     await client.connect();
-    return true;
-  } catch {
-    return false;
+    return "in";
+  } catch (error) {
+    return error instanceof Error && "code" in error && error.code === "28P01" ? "refused" : "not yet";
   } finally {
     await client.end().catch(() => {});
   }

@@ -2,6 +2,9 @@ import { createHash } from "node:crypto";
 import type { Fingerprint } from "../target.ts";
 import { quoteIdentifier, quoteLiteral, type Query } from "./admin.ts";
 
+/** Databases that are read at the same time: people wait for it, and the target may be in trouble. */
+const AT_ONCE = 3;
+
 /** Runs work on a connection of its own to one database of the cluster. */
 export type Enter = <T>(database: string, work: (query: Query) => Promise<T>) => Promise<T>;
 
@@ -21,16 +24,24 @@ export async function readFingerprint(home: string, install: string, enter: Ente
   // The keeper of left objects is ours too, but what it owns is news.
   const ours = `${own} union select oid from pg_roles where rolname = ${quoteLiteral(`gk_${install}_keeper`)}`;
   const lines: string[] = [];
+  const see = async (name: string, query: Query): Promise<void> => {
+    lines.push(...(await run(query, databaseFacts(own), `${quoteIdentifier(name)}: `)));
+  };
   const databases = await enter(home, async (query) => {
     lines.push(...(await run(query, clusterFacts(own, ours), "")));
+    await see(home, query);
     return query<{ name: string; open: boolean }>(
       `select datname as name, has_database_privilege(oid, 'CONNECT') as open from pg_database where datallowconn`,
     );
   });
-  for (const { name, open } of databases) {
-    const prefix = `${quoteIdentifier(name)}: `;
-    if (!open) lines.push(`${prefix}not seen, Glasskey may not connect to it`);
-    else lines.push(...(await enter(name, (query) => run(query, databaseFacts(own), prefix))));
+  const others = databases.filter(({ name }) => name !== home);
+  for (let at = 0; at < others.length; at += AT_ONCE) {
+    await Promise.all(
+      others.slice(at, at + AT_ONCE).map(async ({ name, open }) => {
+        if (open) await enter(name, (query) => see(name, query));
+        else lines.push(`${quoteIdentifier(name)}: not seen, Glasskey may not connect to it`);
+      }),
+    );
   }
   return { lines: [...new Set(lines)].toSorted() };
 }
