@@ -1,5 +1,5 @@
 import { COMMANDS, type Command } from "./commands.ts";
-import { table } from "./output.ts";
+import { paragraph, table } from "./output.ts";
 
 const SERVER: readonly (readonly [string, string])[] = [
   ["init DIR", "Make a folder to start from: glasskey.yaml, policy, people"],
@@ -16,7 +16,7 @@ export function overview(): string {
   return [
     "glass: break-glass access. Every verb takes --json; `glass help VERB` says more.",
     "",
-    ...table([...rows, ["", ""], ...server]),
+    ...table([...rows, ["", ""], ...server]).flat(),
     "",
     "Exit codes: 0 done, 1 failed, 2 usage, 3 denied by policy, 4 waiting for a human, 5 revocation not proved.",
     "",
@@ -28,8 +28,8 @@ export function helpFor(command: Command): string {
   return [
     `${command.summary}.`,
     "",
-    `  ${command.usage}`,
-    ...(options.length === 0 ? [] : ["", ...table(options)]),
+    ...paragraph(command.usage, 2),
+    ...(options.length === 0 ? [] : ["", ...table(options).flat()]),
     "",
   ].join("\n");
 }

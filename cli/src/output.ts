@@ -6,6 +6,8 @@ export interface Output {
   readonly tty: boolean;
   /** One line for a person on standard output; nothing with `--json`. Whatever text is in it, it stays one line of text. */
   say(line?: string): void;
+  /** Several of them. */
+  sayAll(lines: readonly string[]): void;
   /** A line on standard error, also with `--json`: progress, hints. */
   hint(line: string): void;
   /** The value of `--json`. */
@@ -25,6 +27,9 @@ export function createOutput(json: boolean): Output {
   return {
     ...{ json, tty },
     say: (line = "") => void (json || process.stdout.write(`${harmless(line)}\n`)),
+    sayAll: (lines) => {
+      for (const line of lines) void (json || process.stdout.write(`${harmless(line)}\n`));
+    },
     hint: (line) => void process.stderr.write(`${harmless(line)}\n`),
     value: (value) => void (json && process.stdout.write(`${JSON.stringify(value, null, 2)}\n`)),
     ...{ bold: paint(1, 22), dim: paint(2, 22), red: paint(31, 39), green: paint(32, 39), yellow: paint(33, 39) },
@@ -39,16 +44,47 @@ function harmless(line: string): string {
     .join("");
 }
 
-/** Columns aligned by what is visible; the last one runs free. */
-export function table(rows: readonly (readonly string[])[]): string[] {
-  const width = (text: string): number => stripVTControlCharacters(text).length;
-  const widths = (rows[0] ?? []).map((_, i) => Math.max(...rows.map((row) => width(row[i] ?? ""))));
-  return rows.map((row) =>
-    row
-      .map((cell, i) => (i === row.length - 1 ? cell : cell + " ".repeat((widths[i] ?? 0) - width(cell))))
-      .join("  ")
-      .trimEnd(),
-  );
+const visible = (text: string): number => stripVTControlCharacters(text).length;
+
+/**
+ * Columns aligned by what is visible; the last one runs free and, where it would pass the terminal's edge, goes on below
+ * its own beginning. @returns the lines of each row.
+ */
+export function table(rows: readonly (readonly string[])[], columns = process.stdout.columns ?? Infinity): string[][] {
+  const widths = (rows[0] ?? []).map((_, i) => Math.max(...rows.map((row) => visible(row[i] ?? ""))));
+  return rows.map((row) => {
+    const last = row.length - 1;
+    const head = row
+      .slice(0, last)
+      .map((cell, i) => cell + " ".repeat((widths[i] ?? 0) - visible(cell) + 2))
+      .join("");
+    const indent = visible(head);
+    const text = row[last] ?? "";
+    // No room beside a wide table: below it.
+    if (columns - indent < NARROWEST && visible(text) > columns - indent)
+      return [head.trimEnd(), ...paragraph(text, 6)];
+    const lines = wrap(text, columns - indent);
+    return lines.map((line, i) => (i === 0 ? head + line : " ".repeat(indent) + line).trimEnd());
+  });
+}
+
+/** Text that begins at `indent` and goes on two further in, where it would pass the terminal's edge. */
+export function paragraph(text: string, indent: number, columns = process.stdout.columns ?? Infinity): string[] {
+  return wrap(text, columns - indent - 2).map((line, i) => " ".repeat(i === 0 ? indent : indent + 2) + line);
+}
+
+const NARROWEST = 12; // a narrower column is harder to read than a line that the terminal breaks
+
+/** Breaks at spaces. A word longer than the width stays whole: it is copied more often than it is read. */
+function wrap(text: string, width: number): string[] {
+  if (width < NARROWEST || visible(text) <= width) return [text];
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    const line = lines.at(-1) ?? "";
+    if (line !== "" && visible(line) + 1 + visible(word) > width) lines.push(word);
+    else lines[lines.length - 1] = line === "" ? word : `${line} ${word}`;
+  }
+  return lines;
 }
 
 /** Control characters, and the invisible ones that turn or hide text: Unicode's Cc, Cf, and line and paragraph separators. */

@@ -244,7 +244,7 @@ export async function status({ args, options, out }: Invocation): Promise<number
     ]),
   );
   grants.forEach((grant, i) => {
-    out.say(lines[i]);
+    out.sayAll(lines[i] ?? []);
     if (grant.state === "pending") out.say(out.dim(`    ${grant.reason}: ${plain(grant.why)}`));
     if (grant.state === "pending" && grant.mayApprove.includes(login.person))
       out.say(out.dim(`    glass approve ${grant.grant}`));
@@ -290,7 +290,7 @@ function show(grant: GrantView, out: Output): void {
     rows.push(["ended", `${plain(grant.endText)}${grant.closedAt === null ? "" : ` (${clock(grant.closedAt)})`}`]);
   if (grant.lastError !== null)
     rows.push(["last answer", `${plain(grant.lastError)} (tried ${grant.attempts} times, goes on)`]);
-  for (const line of table(rows.map(([key, value]) => [`  ${key}`, value]))) out.say(line);
+  out.sayAll(table(rows.map(([key, value]) => [`  ${key}`, value])).flat());
   if (grant.proof !== null) proof(grant, out);
 }
 
@@ -308,7 +308,7 @@ function proof(grant: GrantView, out: Output): void {
     `  ${same ? out.green("✓") : out.yellow("!")} access state of the target`,
     same ? "as it was before" : drift.known ? "differs from before:" : "could not be compared",
   ]);
-  for (const line of table(rows)) out.say(line);
+  out.sayAll(table(rows).flat());
   for (const line of drift.added) out.say(`      ${out.green("+")} ${plain(line)}`);
   for (const line of drift.removed) out.say(`      ${out.red("-")} ${plain(line)}`);
 }

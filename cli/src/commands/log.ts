@@ -1,3 +1,4 @@
+import { stripVTControlCharacters } from "node:util";
 import type { LogEntryView, LogPage, LogProof } from "@glasskey/contract";
 import { call } from "../client.ts";
 import type { Invocation } from "../commands.ts";
@@ -76,5 +77,10 @@ function line({ index, entry, people }: LogEntryView, out: Output): string {
   const paint = /denied|refused|failed|killed|orphan_found|alarm\.raised|drift|rejected/.test(String(type))
     ? out.yellow
     : out.bold;
-  return `${String(index).padStart(6)}  ${clock(String(at))}  ${paint(String(type).padEnd(18))}  ${plain(who)}  ${plain(about.join(" "))}  ${out.dim(plain(facts.length > 160 ? `${facts.slice(0, 160)}…` : facts))}`.trimEnd();
+  const head = `${String(index).padStart(6)}  ${clock(String(at))}  ${paint(String(type).padEnd(18))}  ${plain(who)}  ${plain(about.join(" "))}`;
+  // On a terminal an entry keeps to its line; --json has all of it.
+  const room = out.tty
+    ? Math.max(12, (process.stdout.columns ?? 120) - stripVTControlCharacters(head).length - 3)
+    : 160;
+  return `${head}  ${out.dim(plain(facts.length > room ? `${facts.slice(0, room - 1)}…` : facts))}`.trimEnd();
 }

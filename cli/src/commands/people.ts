@@ -6,7 +6,7 @@ import { call } from "../client.ts";
 import type { Invocation } from "../commands.ts";
 import { CliError, usage } from "../errors.ts";
 import { forgetToken, lastServer, readLogin, saveLogin } from "../home.ts";
-import { clock, duration, plain, table } from "../output.ts";
+import { clock, duration, paragraph, plain, table } from "../output.ts";
 
 export async function login({ args, options, out }: Invocation): Promise<number> {
   const name = args[0] ?? "";
@@ -62,14 +62,14 @@ export async function ls({ out }: Invocation): Promise<number> {
           : `needs ${playbook.need} approval${playbook.need === 1 ? "" : "s"}`
         : "not for you",
       `up to ${duration(playbook.maxMs)}`,
-      plain(playbook.summary),
     ]),
   );
   playbooks.forEach((playbook, i) => {
-    out.say(lines[i]);
-    for (const reason of playbook.reasons) out.say(`    ${out.dim(plain(reason))}`);
-    if (playbook.may)
-      out.say(out.dim(`    glass break ${playbook.playbook} --reason ${playbook.reasonCodes.join("|")} --why "…"`));
+    out.sayAll(lines[i] ?? []);
+    out.sayAll(paragraph(plain(playbook.summary), 4));
+    for (const reason of playbook.reasons) out.sayAll(paragraph(plain(reason), 4).map(out.dim));
+    const line = `glass break ${playbook.playbook} --reason ${playbook.reasonCodes.join("|")} --why "…"`;
+    if (playbook.may) out.sayAll(paragraph(line, 4).map(out.dim));
   });
   return 0;
 }

@@ -30,7 +30,7 @@ export async function sessions({ args, options, out }: Invocation): Promise<numb
       session.recordingComplete ? "" : out.dim("recording goes on"),
     ];
   });
-  for (const line of found.length === 0 ? [] : table([head, ...rows])) out.say(line);
+  out.sayAll(found.length === 0 ? [] : table([head, ...rows]).flat());
   return 0;
 }
 

@@ -19,7 +19,7 @@ export async function targetCheck({ args, out }: Invocation): Promise<number> {
       checks.map(({ check, ok, detail }) => [`  ${ok ? out.green("✓") : out.red("✗")} ${plain(check)}`, plain(detail)]),
     );
     checks.forEach(({ ok, fix }, i) => {
-      out.say(lines[i]);
+      out.sayAll(lines[i] ?? []);
       if (!ok && fix !== undefined) out.say(`      ${plain(fix)}`);
     });
   }
