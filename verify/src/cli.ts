@@ -98,6 +98,12 @@ export function formatReport(report: Report, recordings = true): string {
       "Everything verifies.",
     );
   } else {
+    if (totals.unchecked > 0) {
+      const files = count(totals.unchecked, "older partial tile");
+      lines.push(
+        `- ${files} could not be checked: there is nothing sound to hold ${totals.unchecked === 1 ? "it" : "them"} against`,
+      );
+    }
     const found = count(report.problemCount, "problem");
     lines.push(`This log does not verify: ${report.problemCount === 0 ? "not every entry could be read" : found}.`);
   }

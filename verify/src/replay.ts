@@ -59,9 +59,11 @@ interface OpenTile {
  * Reads every bundle and tile once, from left to right, and holds them against each other and against the expected
  * roots. Memory is one bundle and one tile for each level, whatever the size. Where a bundle and its tile disagree, the
  * tile above (or the signed root) tells which of the two was changed, so one edit gives one finding.
+ * @returns the paths of tiles and bundles that were read and are not what the tree has: nothing is held against these.
  */
-export async function replay(options: ReplayOptions): Promise<void> {
+export async function replay(options: ReplayOptions): Promise<ReadonlySet<string>> {
   const { source, size, findings, expected } = options;
+  const unsound = new Set<string>();
   const range = emptyRange();
   const open: OpenTile[] = [];
   let next = 0; // in expected
@@ -79,11 +81,12 @@ export async function replay(options: ReplayOptions): Promise<void> {
     next = checkRoots(expected, next, start + width, leaves, range, findings);
     if (width === TILE_WIDTH) {
       const subtree = leaves === undefined ? parent : rootOfHashes(leaves);
-      if (subtree === undefined) return; // both files and the tile above are missing, and named
+      if (subtree === undefined) return unsound; // both files and the tile above are missing, and named
       appendSubtree(range, 8, subtree);
       await push(1, index, subtree);
     }
   }
+  return unsound;
 
   /** What the tile above says of tile `index` of the level below `level`. */
   async function parentSlot(index: number, level: number): Promise<Uint8Array | undefined> {
@@ -114,6 +117,7 @@ export async function replay(options: ReplayOptions): Promise<void> {
     const said = tile.file?.subarray(slot * HASH_BYTES, (slot + 1) * HASH_BYTES);
     if (said !== undefined && !equalBytes(said, subtree)) {
       const below = tilePath({ level: level - 1, index, width: TILE_WIDTH });
+      unsound.add(tilePath(tile.name));
       findings.add(tilePath(tile.name), `was changed: its hash ${slot} is not that of ${below}`);
     }
     tile.hashes.set(subtree, slot * HASH_BYTES);
@@ -143,6 +147,8 @@ export async function replay(options: ReplayOptions): Promise<void> {
     const trustTile = tile !== undefined && (!whole || (bad.length > 0 && fits(tile) && !fits(hashed)));
     if (whole && tile !== undefined && bad.length > 0) {
       const trustBundle = !trustTile && fits(hashed);
+      if (!trustBundle) unsound.add(bundleFile);
+      if (!trustTile) unsound.add(tileFile);
       for (const i of bad) {
         if (trustTile)
           findings.add(bundleFile, `was changed: the tree has another hash for this entry`, firstIndex + i);
@@ -151,6 +157,7 @@ export async function replay(options: ReplayOptions): Promise<void> {
         else findings.add(bundleFile, `does not have the hash that ${tileFile} has for it`, firstIndex + i);
       }
     } else if (problem !== undefined) {
+      unsound.add(bundleFile);
       const at = bad[0] ?? entries.length;
       findings.add(bundleFile, `is damaged: ${problem}`, at < width ? firstIndex + at : undefined);
     }

@@ -25,6 +25,8 @@ export interface Totals {
   /** Entries whose bytes were hashed and found in the signed tree. */
   entries: number;
   tiles: number;
+  /** Older partial tiles and bundles that could not be checked, because all that they became is wrong. 0 when `ok`. */
+  unchecked: number;
   /** Signed checkpoints, the newest and a remembered one included, whose root these entries have. */
   checkpoints: number;
   sessions: number;
@@ -46,7 +48,7 @@ export function newFindings(): Findings {
   let count = 0;
   return {
     problems,
-    totals: { entries: 0, tiles: 0, checkpoints: 0, sessions: 0, chunks: 0, chunkBytes: 0 },
+    totals: { entries: 0, tiles: 0, unchecked: 0, checkpoints: 0, sessions: 0, chunks: 0, chunkBytes: 0 },
     count: () => count,
     add(where, what, entry) {
       count += 1;

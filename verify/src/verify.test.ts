@@ -207,7 +207,62 @@ test("an older partial tile may stay, if it is the beginning of what it became",
   expect((await verifyFolder({ folder, vkey: log.signer.vkey })).ok).toBe(true);
   put("tile/entries/000.p/4", encodeBundle(log.entries.slice(1, 5)));
   expect(lines(await verifyFolder({ folder, vkey: log.signer.vkey }))).toEqual([
-    "tile/entries/000.p/4: was changed: it is not the beginning of the tile that it became",
+    "tile/entries/000.p/4: is not the beginning of the tile that it became",
+  ]);
+});
+
+test("an older partial tile is not blamed for an edit of the file that it became", async () => {
+  const log = buildLog({ entries: plain(142), kept: [140] });
+  const older = buildLog({ entries: plain(140) }).files;
+  const kept = ["tile/0/000.p/140", "tile/entries/000.p/140"];
+  for (const path of kept) log.files.set(path, older.get(path) ?? Buffer.alloc(0));
+  const { folder, write: put } = write(log);
+  const check = async (...paths: string[]): Promise<Report> => {
+    for (const path of paths) {
+      const edited = Buffer.from(log.files.get(path) ?? "");
+      edited[70] = (edited[70] ?? 0) ^ 1;
+      put(path, edited);
+    }
+    const report = await verifyFolder({ folder, vkey: log.signer.vkey });
+    for (const path of paths) put(path, log.files.get(path) ?? Buffer.alloc(0));
+    return report;
+  };
+  for (const path of ["tile/0/000.p/142", "tile/entries/000.p/142"]) {
+    const report = await check(path);
+    expect([report.problems.map((problem) => problem.where), report.totals.unchecked]).toEqual([[path], 0]);
+    // What is wrong with the older one as well is found by what is beside the other.
+    for (const second of kept) {
+      expect((await check(path, second)).problems.map((problem) => problem.where)).toEqual([path, second]);
+    }
+  }
+  const both = await check("tile/0/000.p/142", "tile/entries/000.p/142");
+  expect(both.problems.map((problem) => problem.where)).toEqual([
+    "tile/entries/000.p/142",
+    "tile/entries/000.p/142",
+    "checkpoints/140",
+    "checkpoint",
+  ]);
+  expect(both.totals.unchecked).toBe(2);
+  for (const path of kept) {
+    expect((await check(path)).problems.map((problem) => problem.where)).toEqual([path]);
+  }
+});
+
+test("an older partial tile of a higher level is held against the tiles below where the one it became is wrong", async () => {
+  const log = buildLog({ entries: plain(800) });
+  log.files.set("tile/1/000.p/2", buildLog({ entries: plain(512) }).files.get("tile/1/000.p/2") ?? Buffer.alloc(0));
+  const { folder, write: put, remove } = write(log);
+  const check = async (): Promise<string[]> => lines(await verifyFolder({ folder, vkey: log.signer.vkey }));
+  expect(await check()).toEqual([]);
+  const edited = Buffer.from(log.files.get("tile/1/000.p/3") ?? "");
+  edited[40] = (edited[40] ?? 0) ^ 1;
+  put("tile/1/000.p/3", edited);
+  expect(await check()).toEqual(["tile/1/000.p/3: was changed: its hash 1 is not that of tile/0/001"]);
+  remove("tile/1/000.p/3");
+  put("tile/1/000.p/2", edited.subarray(0, 64));
+  expect(await check()).toEqual([
+    "tile/1/000.p/3: is missing",
+    "tile/1/000.p/2: is not the beginning of the tile that it became",
   ]);
 });
 

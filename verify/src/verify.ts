@@ -76,12 +76,13 @@ async function verifyOnce(options: VerifyOptions & { readonly source: LogSource 
   if (checkpoint !== undefined) {
     const expected = await readExpected(source, checkpoint, verifiers, options.since, findings);
     const recordings = options.recordings === false ? undefined : newRecordings(source, findings);
-    await replay({
+    const unsound = await replay({
       ...{ source, size: checkpoint.size, findings, expected },
       onBundle: (bundle) => recordings?.onBundle(bundle),
     });
     await listed(findings, "chunks", async () => recordings?.finish());
-    await listed(findings, "tile", () => checkListing(source, checkpoint.size, findings));
+    const { size } = checkpoint;
+    await listed(findings, "tile", () => checkListing({ source, size, findings, unsound }));
     await checkKeyFile(source, verifiers, findings);
   }
   return {

@@ -1,4 +1,3 @@
-import { formatDuration } from "../core/duration.ts";
 import { describe, GlassError } from "../core/errors.ts";
 import type { Clock } from "../core/clock.ts";
 import {
@@ -62,8 +61,11 @@ export interface SessionParts {
 const CUT_MS = 50;
 /** After its sockets are gone, how long a protocol may take to tell its counts. */
 const COUNTS_MS = 250;
-/** After the client left, how long a protocol may take to close the other side in good order. */
-const LEAVE_MS = 1_000;
+/**
+ * After the client left, how long a protocol may take to close the other side in good order: the target's answer to a
+ * statement that still runs belongs into the recording. Longer than the protocol's own limit (PostgreSQL: 6 s).
+ */
+const LEAVE_MS = 7_000;
 /** A full disk has a reserve for last records; a broken one commits nothing, and is not worth a long wait. */
 const RESERVE_MS = 500;
 const DEFECT: CutReason = { code: "error", text: "Glasskey ended this session because of a defect in Glasskey" };
@@ -211,8 +213,8 @@ export function createSession(parts: SessionParts): Session {
     const due = warnings.filter((before) => leftMs <= before);
     if (due.length === 0 || state.is !== "live") return;
     warnings = warnings.filter((before) => leftMs > before);
-    const left = formatDuration(Math.round(leftMs / 1_000) * 1_000);
-    const text = `${left} left: this session ends at ${timeOfDay(deadline.endsAtMs)} UTC`;
+    // The time of day, not what is left: a client such as psql shows a notice with the next command only.
+    const text = `this session ends at ${timeOfDay(deadline.endsAtMs)} UTC`;
     record(RECORD.notice, { what: "warning", text });
     safely("warn", () => handle?.warn(text));
   };

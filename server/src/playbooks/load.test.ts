@@ -500,6 +500,19 @@ describe("hostile input", () => {
     }
   });
 
+  test("what is missing comes with a line that could stand there", async () => {
+    const text = await complaint({
+      "playbooks/read.yaml": READ.replace(/^time:.*$/m, ""),
+      "playbooks/when.yaml": READ.replace(/^when:.*$/m, "when: { }"),
+      "people.yaml": "- groups: [payments]\n",
+      "targets/empty.yaml": "target: empty\n",
+    });
+    expect(text).toMatch(/read\.yaml:1:1: a playbook lacks time\n(?: .*\n){2} {2}Add: time: \{ max: 45m \}\n/);
+    expect(text).toMatch(/when lacks reason\n(?: .*\n){2} {2}Add: reason: \[customer-impact\]\n/);
+    expect(text).toMatch(/a person lacks name, roles\n(?: .*\n){2} {2}Add: name: ann\n {7}roles: \[requester\]\n/);
+    expect(text).toMatch(/a target lacks kind, config\n(?: .*\n){2} {2}Add: kind: postgres\n {7}config: \{ … \}/);
+  });
+
   test("bombs, deep nesting, large files and pipes end in a message", async () => {
     const text = await complaint({
       "playbooks/large.yaml": "#".repeat(300 * 1024),

@@ -4,7 +4,11 @@ import { ROLES, type Person, type Role } from "./policy.ts";
 import { suggest } from "./problem.ts";
 import { type Placed, readBoolean, readMap, readName, readNames, readText, startOf } from "./shape.ts";
 
-const KEYS = { required: ["name", "roles"], optional: ["groups", "aliases", "secret", "enabled"], hideUnknown: true };
+const KEYS = {
+  required: { name: "ann", roles: "[requester]" },
+  optional: ["groups", "aliases", "secret", "enabled"],
+  hideUnknown: true,
+};
 
 /** Reads `people.yaml`: a list of people. Names and aliases are unique over the whole file. */
 export function readPeople(document: Document): readonly Person[] {

@@ -18,13 +18,26 @@ export interface PlaybookFile {
 }
 
 const KEYS = {
-  required: ["playbook", "summary", "target", "scope", "who", "when", "approve", "time"],
+  required: {
+    playbook: "orders-db-write",
+    summary: "Repair customer orders while checkout is broken",
+    target: "orders-prod",
+    scope: "{ role: orders_rw }",
+    who: "{ oncall: payments }",
+    when: "{ reason: [customer-impact] }",
+    approve: "{ need: 1, from: { group: payments-leads } }",
+    time: "{ max: 45m }",
+  },
   optional: [],
   later: ["limit", "notify", "review", "drill", "tests", "extends"],
 };
-const WHEN = { required: ["reason"], optional: [], later: ["incident", "severity", "hours", "days", "window"] };
-const APPROVE = { required: ["need"], optional: ["from", "within"], later: ["unanswered"] };
-const TIME = { required: ["max"], optional: ["idle", "extend"] };
+const WHEN = {
+  required: { reason: "[customer-impact]" },
+  optional: [],
+  later: ["incident", "severity", "hours", "days", "window"],
+};
+const APPROVE = { required: { need: "1" }, optional: ["from", "within"], later: ["unanswered"] };
+const TIME = { required: { max: "45m" }, optional: ["idle", "extend"] };
 const WHO = ["oncall", "group", "user"] as const;
 const FROM = ["group", "user"] as const;
 
@@ -82,7 +95,7 @@ function readSelectors(
   empty: string,
 ): readonly Placed<Selector>[] | undefined {
   const later = what === "approve.from" ? ["oncall"] : [];
-  const map = readMap(document, node, what, { required: [], optional: kinds, later });
+  const map = readMap(document, node, what, { required: {}, optional: kinds, later });
   if (map === undefined) return undefined;
   if (node.type === "map" && node.entries.length === 0) {
     document.report(startOf(node), `${what} is empty`, empty);

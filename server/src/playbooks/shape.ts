@@ -12,7 +12,8 @@ import { aliasFault, lineFault, nameFault } from "./text.ts";
 const MAX_SLIPS = 50; // suggestions cost time, and nobody reads more
 
 export interface Keys {
-  readonly required: readonly string[];
+  /** Each with an example of its value, for whoever left it out. */
+  readonly required: Readonly<Record<string, string>>;
   readonly optional: readonly string[];
   /** Keys of a later version: known, so that the message can say so, and refused. */
   readonly later?: readonly string[];
@@ -26,7 +27,8 @@ export function readMap(document: Document, node: Node, what: string, keys: Keys
     document.report(startOf(node), `${what} must be a map of keys`, `Keys: ${allKeys(keys)}.`);
     return undefined;
   }
-  const known = [...keys.required, ...keys.optional];
+  const required = Object.keys(keys.required);
+  const known = [...required, ...keys.optional];
   const found = new Map<string, Entry>();
   const slips = new Set<string | undefined>();
   for (const entry of node.entries) {
@@ -49,8 +51,11 @@ export function readMap(document: Document, node: Node, what: string, keys: Keys
     }
   }
   // A misspelt key is told with its suggestion; that the right one is missing would be the same news twice.
-  const missing = keys.required.filter((key) => !found.has(key) && !slips.has(key));
-  if (missing.length > 0) document.report(startOf(node), `${what} lacks ${missing.join(", ")}`);
+  const missing = required.filter((key) => !found.has(key) && !slips.has(key));
+  if (missing.length > 0) {
+    const lines = missing.map((key) => `${key}: ${keys.required[key]}`);
+    document.report(startOf(node), `${what} lacks ${missing.join(", ")}`, `Add: ${lines.join("\n       ")}`);
+  }
   return found;
 }
 
@@ -195,5 +200,5 @@ export function startOf(node: Node): Place {
 }
 
 function allKeys(keys: Keys): string {
-  return [...keys.required, ...keys.optional].join(", ");
+  return [...Object.keys(keys.required), ...keys.optional].join(", ");
 }

@@ -23,7 +23,11 @@ export interface TargetFile {
 /** Reads a text file beside the policy: its content, or why not. */
 export type ReadBeside = (path: string) => Promise<{ ok: true; text: string } | { ok: false; why: string }>;
 
-const KEYS = { required: ["target", "kind", "config"], optional: ["summary", "tags"], hideUnknown: true };
+const KEYS = {
+  required: { target: "orders-prod", kind: "postgres", config: "{ … } # the keys of its kind" },
+  optional: ["summary", "tags"],
+  hideUnknown: true,
+};
 /** Keys whose values may be shown in a problem; every other text of `config` may be a password in the wrong place. */
 const SHOWN = /^(?:host|port|database|databases|user|mode|server_?name|region|cluster|namespace|role|schema|ca)$/i;
 

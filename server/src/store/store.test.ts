@@ -22,10 +22,14 @@ async function emptyStore(): Promise<StoreAddress> {
   const admin = async (sql: string): Promise<void> => {
     const client = new pg.Client({ host: "127.0.0.1", port, user, password, database: "postgres" });
     await client.connect();
-    await client.query(sql).finally(() => client.end());
+    try {
+      await client.query(sql);
+    } finally {
+      await client.end();
+    }
   };
   await admin(`create database ${database}`);
-  undo.push(() => admin(`drop database ${database} with (force)`));
+  undo.push(async () => admin(`drop database ${database} with (force)`));
   return { host: "127.0.0.1", port, user, password, database };
 }
 

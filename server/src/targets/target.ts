@@ -43,7 +43,7 @@ export interface Promises {
   /** What the target itself enforces when Glasskey is dead: nothing, no new logins, or also the end of sessions. */
   nativeExpiry: "none" | "login" | "session";
   killsLiveSessions: boolean;
-  /** From the grant's end to a proof, at worst, with the target up, in milliseconds. Past it, somebody is paged. */
+  /** From the grant's end to a proof, at worst, with the target up, in milliseconds. Past it, an alarm is raised. */
   worstCaseRevokeMs: number;
 }
 

@@ -4,6 +4,7 @@ import { getCACertificates } from "node:tls";
 import pg from "pg";
 import { describe, GlassError } from "../../core/errors.ts";
 import type { Secret } from "../../core/secret.ts";
+import { causeOnTheWay } from "./causes.ts";
 
 /** Where a target listens, and who may vouch for it. */
 export interface Endpoint {
@@ -145,7 +146,9 @@ export function targetError(endpoint: Endpoint, doing: string, error: unknown): 
   if (error instanceof GlassError) return error;
   const where = `${endpoint.host}:${endpoint.port}`;
   const code = sqlState(error);
-  const message = `${doing} on ${where}: ${code === undefined ? "" : `${code} `}${describe(error)}`;
+  const cause = code === undefined ? causeOnTheWay(endpoint, error) : undefined; // it names the host itself
+  const why = `on ${where}: ${code === undefined ? "" : `${code} `}${describe(error)}`;
+  const message = cause === undefined ? `${doing} ${why}` : `${doing}: ${cause.detail}`;
   const unfit = code !== undefined && /^(?:42|2B|0L|0P|22|54)/.test(code);
   const next = "Run `glass target check` to see what is missing.";
   return new GlassError(unfit ? "target_unfit" : "target_unreachable", message, { next, cause: error });

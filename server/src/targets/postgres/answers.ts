@@ -1,4 +1,4 @@
-import { KEEP, type Outcome } from "./framing.ts";
+import { DROP, KEEP, type Outcome } from "./framing.ts";
 import { BACKEND, decodeError, ProtocolViolation, STATUS, type ServerError } from "./wire.ts";
 
 /**
@@ -33,6 +33,8 @@ export interface Sent {
   readonly refusal: Buffer | undefined;
   /** What the message defines or removes, for the caller. */
   readonly subject: unknown;
+  /** Sent by the gateway of its own accord: the client does not see that it was done, only that it failed. */
+  readonly own: boolean;
   tag: string;
   rows: number;
   bytes: number;
@@ -56,7 +58,7 @@ export interface AnswersEvents {
 }
 
 export interface Answers {
-  push(kind: SentKind, n: number, startedAtMs: number, refusal?: Buffer, subject?: unknown): void;
+  push(kind: SentKind, n: number, startedAtMs: number, refusal?: Buffer, subject?: unknown, own?: boolean): void;
   /** What the target sent. @throws ProtocolViolation when no message sent so far has that answer. */
   answer(type: number, bytes: Buffer, start: number, end: number): Outcome;
   rows(messages: number, contentBytes: number): void;
@@ -82,9 +84,16 @@ export function createAnswers(events: AnswersEvents): Answers {
   let status: number = STATUS.idle;
   let copying: "no" | "yes" | "yes, and owes a Sync" = "no";
 
-  const add = (kind: SentKind, n: number, startedAtMs: number, refusal?: Buffer, subject?: unknown): void => {
+  const add = (
+    kind: SentKind,
+    n: number,
+    startedAtMs: number,
+    refusal?: Buffer,
+    subject?: unknown,
+    own = false,
+  ): void => {
     const sent: Sent = {
-      ...{ kind, n, startedAtMs, refusal, subject },
+      ...{ kind, n, startedAtMs, refusal, subject, own },
       ...{ tag: "", rows: 0, bytes: 0, error: undefined, next: undefined },
     };
     if (tail === undefined) head = sent;
@@ -97,6 +106,14 @@ export function createAnswers(events: AnswersEvents): Answers {
     head = head?.next;
     if (head === undefined) tail = undefined;
     outstanding -= 1;
+  };
+
+  /** The head is answered by a message that has nothing for the client but that it was done. */
+  const acknowledge = (kind: SentKind): Outcome => {
+    expect(kind);
+    const outcome = head?.own === true ? DROP : KEEP;
+    pop(true);
+    return outcome;
   };
 
   /** Removes and returns the head, unless it is of that kind. */
@@ -177,9 +194,9 @@ export function createAnswers(events: AnswersEvents): Answers {
   };
 
   return {
-    push(kind, n, startedAtMs, refusal, subject) {
+    push(kind, n, startedAtMs, refusal, subject, own) {
       if (copying !== "no") throw new ProtocolViolation("the client sent another message where COPY data was due");
-      add(kind, n, startedAtMs, refusal, subject);
+      add(kind, n, startedAtMs, refusal, subject, own);
     },
     answer(type, bytes, start, end) {
       switch (type) {
@@ -208,18 +225,12 @@ export function createAnswers(events: AnswersEvents): Answers {
         case BACKEND.errorResponse:
           return fail(bytes, start, end);
         case BACKEND.parseComplete:
-          expect(SENT.parse);
           if (head?.refusal !== undefined) throw unexpected();
-          pop(true);
-          return KEEP;
+          return acknowledge(SENT.parse);
         case BACKEND.bindComplete:
-          expect(SENT.bind);
-          pop(true);
-          return KEEP;
+          return acknowledge(SENT.bind);
         case BACKEND.closeComplete:
-          expect(SENT.close);
-          pop(true);
-          return KEEP;
+          return acknowledge(SENT.close);
         case BACKEND.rowDescription:
         case BACKEND.noData:
           if (head?.kind === SENT.describe) pop(true);

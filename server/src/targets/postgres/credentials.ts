@@ -26,7 +26,7 @@ import {
 } from "./admin.ts";
 import { configOf, planOf, type PostgresConfig, type PostgresPlan } from "./config.ts";
 import { readFingerprint } from "./fingerprint.ts";
-import { inspect, requireFit } from "./preflight.ts";
+import { inspect, loginCheck, requireFit } from "./preflight.ts";
 import {
   createRole,
   endMints,
@@ -141,15 +141,13 @@ export function createDriver(resolve: SecretResolver): LeaseDriver {
       const endpoint = endpointOf(target);
       try {
         const wanted = { databases: target.databases, template: templateOf(scope), now: new Date() };
-        const checks = await asAdmin(endpoint, "preflight", signal, (query) => inspect(query, wanted));
+        const checks = await asAdmin(endpoint, "check", signal, (query) => inspect(query, wanted));
         const login = `as ${quoteIdentifier(target.admin.user)}, verified TLS for ${target.tls.servername}, SCRAM-SHA-256`;
         const entered = await enterDatabases(endpoint, target.databases, signal);
         return [{ check: "login", ok: true, detail: login }, ...checks, ...entered];
       } catch (error) {
-        signal.throwIfAborted();
-        const fix =
-          "Check host, port, tls.ca and admin of the target file, and the target's pg_hba.conf (hostssl … scram-sha-256).";
-        return [{ check: "login", ok: false, detail: describe(error), fix }];
+        if (!ranOut(signal)) signal.throwIfAborted();
+        return [loginCheck("login", endpoint, endpoint.admin, error)];
       }
     },
 
@@ -277,16 +275,20 @@ export function createDriver(resolve: SecretResolver): LeaseDriver {
     for (const database of databases) {
       const check = `enter ${quoteIdentifier(database)}`;
       try {
-        await asAdmin(target, "preflight", signal, (query) => query("select 1"), database);
+        await asAdmin(target, "check", signal, (query) => query("select 1"), database);
         checks.push({ check, ok: true, detail: "over verified TLS" });
       } catch (error) {
-        signal.throwIfAborted();
-        const fix = `Let ${quoteIdentifier(target.admin.user)} in: a hostssl line in pg_hba.conf, and CONNECT on the database.`;
-        checks.push({ check, ok: false, detail: describe(error), fix });
+        if (!ranOut(signal)) signal.throwIfAborted();
+        checks.push(loginCheck(check, target, { ...target.admin, database }, error));
       }
     }
     return checks;
   }
+}
+
+/** Whether the signal is one of `AbortSignal.timeout`: to a check, a target that does not answer in time is a finding. */
+function ranOut(signal: AbortSignal): boolean {
+  return signal.reason instanceof DOMException && signal.reason.name === "TimeoutError";
 }
 
 /** Pure: the same request gives the same plan. @throws GlassError `internal` for ids that are not ids. */

@@ -1,6 +1,7 @@
 import { once } from "node:events";
 import { connect, isIP, type Socket } from "node:net";
 import * as tls from "node:tls";
+import { causeOnTheWay } from "./causes.ts";
 import { describe, GlassError } from "../../core/errors.ts";
 import type { Secret } from "../../core/secret.ts";
 import type { PostgresPlan } from "./config.ts";
@@ -21,6 +22,8 @@ export interface TargetConnection {
   greeting: readonly Buffer[];
   parameters: ReadonlyMap<string, string>;
   cancelKey: { pid: number; key: Buffer } | undefined;
+  /** Ends the connection at once; the target finds out at its next word. */
+  reset(): void;
 }
 
 export type TargetAddress = Pick<PostgresPlan, "host" | "port" | "tls">;
@@ -48,7 +51,11 @@ export function createTlsContexts(capacity = 64): TlsContexts {
  * Opens a verified TLS connection by SSLRequest. Never falls back to plain text.
  * @throws GlassError `target_unreachable`
  */
-async function dialTls(address: TargetAddress, contexts: TlsContexts, signal: AbortSignal): Promise<tls.TLSSocket> {
+async function dialTls(
+  address: TargetAddress,
+  contexts: TlsContexts,
+  signal: AbortSignal,
+): Promise<{ socket: tls.TLSSocket; raw: Socket }> {
   const raw = connect({
     host: address.host,
     port: address.port,
@@ -79,14 +86,18 @@ async function dialTls(address: TargetAddress, contexts: TlsContexts, signal: Ab
     });
     socket.on("error", () => {});
     await once(socket, "secureConnect", { signal });
-    return socket;
+    return { socket, raw };
   } catch (error) {
     abort();
     const why = signal.aborted && signal.reason instanceof Error ? signal.reason : error;
-    throw new GlassError("target_unreachable", `${address.host}:${address.port} cannot be reached: ${describe(why)}`, {
-      next: "Check that the target is up, its address, and that its certificate fits tls.ca and tls.servername.",
-      cause: error,
-    });
+    throw new GlassError(
+      "target_unreachable",
+      `${address.host}:${address.port} cannot be reached: ${causeOnTheWay(address, why)?.detail ?? describe(why)}`,
+      {
+        next: "Check that the target is up, its address, and that its certificate fits tls.ca and tls.servername.",
+        cause: error,
+      },
+    );
   } finally {
     signal.removeEventListener("abort", abort);
   }
@@ -112,12 +123,13 @@ export async function dial(
   tools: { contexts: TlsContexts; passwords: SaltedPasswords },
   signal: AbortSignal,
 ): Promise<TargetConnection> {
-  const socket = await dialTls(plan, tools.contexts, signal);
+  const { socket, raw } = await dialTls(plan, tools.contexts, signal);
   const abort = (): void => void socket.destroy();
   signal.addEventListener("abort", abort, { once: true });
   try {
     socket.write(wire.encodeStartup({ ...login.settings, user: plan.role, database: login.database }));
-    return await logIn(socket, login.password, tools.passwords);
+    // Of a TLS socket only the one below it can be reset.
+    return { ...(await logIn(socket, login.password, tools.passwords)), reset: () => void raw.resetAndDestroy() };
   } catch (error) {
     socket.destroy();
     if (error instanceof GlassError) throw error;
@@ -128,7 +140,11 @@ export async function dial(
   }
 }
 
-async function logIn(socket: tls.TLSSocket, password: Secret, passwords: SaltedPasswords): Promise<TargetConnection> {
+async function logIn(
+  socket: tls.TLSSocket,
+  password: Secret,
+  passwords: SaltedPasswords,
+): Promise<Omit<TargetConnection, "reset">> {
   const greeting: Buffer[] = [];
   const parameters = new Map<string, string>();
   let cancelKey: TargetConnection["cancelKey"];
@@ -201,7 +217,7 @@ export async function sendCancel(
   let socket: Socket | undefined;
   try {
     const signal = AbortSignal.timeout(CANCEL_MS);
-    socket = await dialTls(address, contexts, signal);
+    ({ socket } = await dialTls(address, contexts, signal));
     socket.write(wire.encodeCancel(cancelKey.pid, cancelKey.key));
     // The target closes without an answer once it has sent the signal.
     const abort = (): void => void socket?.destroy();

@@ -1,6 +1,7 @@
-import { GlassError } from "../../core/errors.ts";
+import { describe, GlassError } from "../../core/errors.ts";
 import type { Check } from "../target.ts";
-import { quoteIdentifier, type Query } from "./admin.ts";
+import { quoteIdentifier, sqlState, type Endpoint, type Query } from "./admin.ts";
+import { causeOnTheWay, codeOf, type Cause } from "./causes.ts";
 
 /** What the checks are about: a target's databases and, where a lease is meant, its template role. */
 export interface Wanted {
@@ -61,6 +62,87 @@ export function requireFit(checks: readonly Check[]): void {
     ...(failed.fix === undefined ? {} : { next: failed.fix }),
     details: { checks: checks.filter((check) => !check.ok).map((check) => check.check) },
   });
+}
+
+/** Glasskey's own login, as far as a check may show it. */
+export interface AdminLogin {
+  readonly user: string;
+  readonly database: string;
+  /** The secret reference, never the secret. */
+  readonly password: string;
+}
+
+/** Why Glasskey did not get into a database: by cause, with what to do about it. */
+export function loginCheck(check: string, endpoint: Endpoint, login: AdminLogin, error: unknown): Check {
+  const fault = error instanceof GlassError && error.cause !== undefined ? error.cause : error;
+  const known = passwordCause(login, error) ?? causeOnTheWay(endpoint, fault) ?? refusalCause(login, fault);
+  const cause = known ?? {
+    detail: describe(error),
+    fix: "Check host, port, tls.ca and admin in the target file, and what the target's own log says.",
+  };
+  return { check, ok: false, ...cause };
+}
+
+/** The reference to the password gives none: nothing was sent. */
+function passwordCause({ user, password }: AdminLogin, error: unknown): Cause | undefined {
+  if (!(error instanceof GlassError && error.code === "config_invalid")) return undefined;
+  const [, from, name = ""] = /^\$\{(file|env):(.+)\}$/s.exec(password) ?? [];
+  if (from === "env") {
+    return {
+      detail: describe(error),
+      fix: `Set it to the password of ${quoteIdentifier(user)} where Glasskey is started.`,
+    };
+  }
+  const code = codeOf(error.cause);
+  const what =
+    code === "ENOENT" || code === "ENOTDIR"
+      ? "is missing"
+      : code === "EACCES" || code === "EPERM"
+        ? "cannot be read by the user that Glasskey runs as"
+        : code === undefined
+          ? "is empty"
+          : `cannot be read (${code})`;
+  return {
+    detail: `the password file ${name} ${what}`,
+    fix: `Write the password of ${quoteIdentifier(user)} into it, on one line, for Glasskey's own user only (mode 0600).`,
+  };
+}
+
+/** What the target itself answered to the login. */
+function refusalCause({ user, database }: AdminLogin, fault: unknown): Cause | undefined {
+  const [role, place] = [quoteIdentifier(user), quoteIdentifier(database)];
+  const hba = `hostssl ${place} ${role} ADDRESS scram-sha-256`;
+  switch (sqlState(fault) ?? "") {
+    case "28P01":
+      return {
+        detail: `wrong password, or there is no role ${role}`,
+        fix: `CREATE ROLE ${role} LOGIN CREATEROLE PASSWORD '…'; or correct the password that admin.password refers to.`,
+      };
+    case "28000":
+      return {
+        detail: `the target does not let ${role} in: ${describe(fault)}`,
+        fix: `ALTER ROLE ${role} LOGIN; and in pg_hba.conf, with Glasskey's address, ahead of broader lines: ${hba}`,
+      };
+    case "3D000":
+      return {
+        detail: `there is no database ${place}`,
+        fix: "Correct `admin.database` or `databases:` in the target file.",
+      };
+    case "42501":
+      return { detail: `${role} may not connect to ${place}`, fix: `GRANT CONNECT ON DATABASE ${place} TO ${role};` };
+    case "53300":
+      return {
+        detail: "the target has no connection left",
+        fix: "End sessions there that nobody needs, or raise its max_connections.",
+      };
+    case "57P03":
+      return { detail: "the target is starting up or shutting down", fix: "Try again in a moment." };
+  }
+  if (describe(fault).includes("without SCRAM-SHA-256")) {
+    const again = `SET password_encryption = 'scram-sha-256'; ALTER ROLE ${role} PASSWORD '…';`;
+    return { detail: describe(fault), fix: `${again} and in pg_hba.conf: ${hba}` };
+  }
+  return undefined;
 }
 
 function serverCheck(admin: Admin): Check {

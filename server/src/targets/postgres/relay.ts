@@ -16,6 +16,9 @@ export interface RelayOptions {
   checker: ScopeChecker;
   /** Sends a CancelRequest for the target's backend, on a connection of its own. Never throws. */
   cancelTarget(): Promise<void>;
+  /** Ends a side at once: what is still under way to it is given up. */
+  resetClient(): void;
+  resetTarget(): void;
   /** Both sockets are done with; called once. */
   closed(): void;
 }
@@ -38,6 +41,8 @@ const BULK_BYTES = 4096;
 const LINGER_MS = 1_000;
 /** A client that is gone leaves its statements this long to finish before they are cancelled. */
 const ORPHAN_MS = 5_000;
+/** … and this long to say that they were. Both together are less than the gateway waits for a client that left. */
+const CANCELLED_MS = 1_000;
 const EMPTY = Buffer.alloc(0);
 
 type State =
@@ -102,7 +107,10 @@ export function startRelay(options: RelayOptions): Relay {
     message(type, bytes, start, stop) {
       if (type === wire.BACKEND.parameterStatus) checkParameter(bytes, start, stop);
       const outcome = answers.answer(type, bytes, start, stop);
-      if (type === wire.BACKEND.readyForQuery && bytes[start + 5] === wire.STATUS.idle) statements.endTransaction();
+      if (type === wire.BACKEND.readyForQuery) {
+        if (statements.reported()) settledSome = true;
+        if (bytes[start + 5] === wire.STATUS.idle) statements.endTransaction();
+      }
       return outcome;
     },
   });
@@ -152,12 +160,20 @@ export function startRelay(options: RelayOptions): Relay {
       return violated(error, "client");
     }
     waiting = requests.waiting;
+    if (requests.yielded) setImmediate(readOn);
     updateBusy();
     if (waiting || overloaded()) {
       clientPaused = true;
       client.pause();
     }
     if (requests.terminated) leave("client", "the client ended the session");
+  };
+
+  const readOn = (): void => {
+    if (!waiting || state !== "open") return;
+    waiting = false;
+    readClient(EMPTY);
+    resumeClient();
   };
 
   // ------------------------------------------------------------------------------------------- target → client
@@ -195,10 +211,7 @@ export function startRelay(options: RelayOptions): Relay {
     }
     if (settledSome) {
       settledSome = false;
-      if (waiting) {
-        waiting = false;
-        readClient(EMPTY);
-      }
+      if (!requests.yielded) readOn();
     }
     updateBusy();
     resumeClient();
@@ -264,8 +277,10 @@ export function startRelay(options: RelayOptions): Relay {
     end ??= { cause, detail };
     if (tape.waitingBytes === 0) target.end();
     timer = setTimeout(() => {
-      if (answers.outstanding > 0) void options.cancelTarget();
-      finish();
+      if (answers.outstanding === 0) return finish();
+      // The target's answer, not ours, goes into the recording: it may have finished just now.
+      void options.cancelTarget();
+      timer = setTimeout(finish, CANCELLED_MS);
     }, ORPHAN_MS);
   };
 
@@ -300,7 +315,14 @@ export function startRelay(options: RelayOptions): Relay {
   const finish = (): void => {
     state = "closed";
     clearTimeout(timer);
+    // A client that did not take everything by now shall not take the rest later, at its leisure.
+    if (!client.destroyed && client.writableLength > 0) options.resetClient();
     client.destroy();
+    if (!concluded && answers.outstanding > 0) {
+      // The running statement is cancelled; by the reset the target finds nobody there, and drops what is queued behind it.
+      void options.cancelTarget();
+      if (!target.destroyed) options.resetTarget();
+    }
     target.destroy();
     conclude();
   };
@@ -310,7 +332,7 @@ export function startRelay(options: RelayOptions): Relay {
     if (concluded) return;
     concluded = true;
     const { cause, detail } = end ?? { cause: "error", detail: "the connection was destroyed" };
-    answers.abandon(`the session ended before the answer: ${detail}`);
+    answers.abandon(`the session ended before the answer, and the target was told to cancel: ${detail}`);
     updateBusy();
     session.close({ cause, detail, ...requests.counts, bytesIn, bytesOut });
     options.closed();

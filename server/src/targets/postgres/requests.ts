@@ -2,7 +2,7 @@ import { RECORD } from "../target.ts";
 import { SENT, type Answers, type SentKind } from "./answers.ts";
 import { DROP, KEEP, WAIT, type ClientSink, type Outcome } from "./framing.ts";
 import type { ScopeChecker } from "./scope.ts";
-import { parametersJson, prepared, type Portal, type Prepared, type Statements } from "./statements.ts";
+import { FASTPATH, parametersJson, prepared, type Portal, type Prepared, type Statements } from "./statements.ts";
 import type { Tape } from "./tape.ts";
 import * as wire from "./wire.ts";
 
@@ -18,6 +18,8 @@ export interface Requests extends ClientSink {
   skip(): void;
   /** The next message depends on an answer that is not there yet: feed again once a change was settled. */
   readonly waiting: boolean;
+  /** The next message is due after a turn of the event loop, in which others get theirs. */
+  readonly yielded: boolean;
   readonly counts: { statements: number; refused: number };
   /** The client said goodbye. */
   readonly terminated: boolean;
@@ -32,6 +34,9 @@ export interface RequestsOptions {
   refusalDetail: string;
 }
 
+/** So much text is checked in one turn, or one statement; parsing it holds up every other session. */
+const MAX_TURN_BYTES = 64 * 1024;
+
 export function createRequests(options: RequestsOptions): Requests {
   const { checker, answers, statements, tape } = options;
   const counts = { statements: 0, refused: 0 };
@@ -39,15 +44,18 @@ export function createRequests(options: RequestsOptions): Requests {
   let skipping = false;
   let terminated = false;
   let waiting = false;
+  let yielded = false;
+  let turnBytes = 0; // since the last yield: one turn of the event loop may bring many reads
+  let flushDue = false; // behind what came before it in this turn
   let open: { prepared?: Prepared; portal?: Portal; name: string }[] = [];
 
-  const send = (kind: SentKind, number: number, refusal?: Buffer, subject?: unknown): void => {
-    answers.push(kind, number, performance.now(), refusal, subject);
+  const send = (kind: SentKind, number: number, refusal?: Buffer, subject?: unknown, own?: boolean): void => {
+    answers.push(kind, number, performance.now(), refusal, subject, own);
   };
 
   /** The answers that decide may sit in the target's buffer until the client's next Sync. */
   const wait = (): Outcome => {
-    tape.pass(wire.FLUSH);
+    flushDue = true;
     waiting = true;
     return WAIT;
   };
@@ -78,21 +86,32 @@ export function createRequests(options: RequestsOptions): Requests {
     return n;
   };
 
+  /** A stale statement is prepared anew, by the text that is recorded, ahead of the message that names it. */
+  const renew = (name: string, stale: Prepared, original: Buffer): Buffer => {
+    send(SENT.close, 0, undefined, undefined, true);
+    send(SENT.parse, 0, undefined, statements.again(stale), true);
+    const close = wire.message(wire.FRONTEND.close, Buffer.from("S"), name);
+    return Buffer.concat([close, wire.message(wire.FRONTEND.parse, name, stale.text, stale.parameterTypes), original]);
+  };
+
   const query = (bytes: Buffer, start0: number, end: number): Outcome => {
     const text = wire.soleText(bytes, start0, end);
     if (text === undefined) {
       const lossy = bytes.toString("utf8", start0, Math.min(end, start0 + 1_000));
       return refuse(SENT.query, { via: "simple", text: lossy }, UNREADABLE);
     }
+    const { reading } = statements;
+    if (reading === "wait") return wait();
+    if (reading === "plain" && !isPlain(text)) return refuse(SENT.query, { via: "simple", text }, UNSETTLED);
     const verdict = checker.check(text);
     if (!verdict.ok) return refuse(SENT.query, { via: "simple", text }, verdict);
-    const run = prepared(text);
-    send(SENT.query, start("simple", run.textJson, ""), undefined, statements.running(run));
+    const run = prepared(text, verdict.classes);
+    send(SENT.query, start("simple", run.textJson, ""), undefined, statements.running(run, true));
     return KEEP;
   };
 
   const parse = (bytes: Buffer, start0: number, end: number): Outcome => {
-    const { name, text } = wire.decodeParse(bytes, start0, end);
+    const { name, text, types } = wire.decodeParse(bytes, start0, end);
     if (text === undefined) {
       statements.refuse(name);
       return refuse(
@@ -101,12 +120,14 @@ export function createRequests(options: RequestsOptions): Requests {
         UNREADABLE,
       );
     }
-    const verdict = checker.check(text);
+    const { reading } = statements;
+    if (reading === "wait") return wait();
+    const verdict = reading === "plain" && !isPlain(text) ? UNSETTLED : checker.check(text);
     if (!verdict.ok) {
       statements.refuse(name);
       return refuse(SENT.parse, { via: "extended", text }, verdict);
     }
-    const definition = prepared(text);
+    const definition = prepared(text, verdict.classes, types.length === 2 ? undefined : Buffer.from(types));
     const change = statements.define(name, definition);
     if (change === "full") return refuse(SENT.parse, { via: "extended", text }, FULL);
     open.push({ prepared: definition, name });
@@ -114,7 +135,7 @@ export function createRequests(options: RequestsOptions): Requests {
     return KEEP;
   };
 
-  const bind = (bytes: Buffer, start0: number, end: number): Outcome => {
+  const bind = (bytes: Buffer, begin: number, start0: number, end: number): Outcome => {
     const { portal: name, statement, parameters } = wire.decodeBind(bytes, start0, end);
     const found = statements.statement(statement);
     if (found === "wait") return wait();
@@ -123,13 +144,16 @@ export function createRequests(options: RequestsOptions): Requests {
     }
     const portal: Portal = {
       ...{ name, prepared: found.found, parametersJson: parametersJson(parameters) },
-      ...{ recorded: false, firstRun: 0 },
+      ...{ recorded: false, firstRun: 0, provenAt: 0 },
     };
     const change = statements.bind(portal);
     if (change === "full") return refuse(SENT.parse, { via: "extended", text: found.found.text }, FULL);
     open.push({ portal, name });
+    const renewed = statements.isStale(statement, found.found)
+      ? renew(statement, found.found, bytes.subarray(begin, end))
+      : KEEP;
     send(SENT.bind, 0, undefined, change);
-    return KEEP;
+    return renewed;
   };
 
   const execute = (bytes: Buffer, start0: number, end: number): Outcome => {
@@ -138,6 +162,8 @@ export function createRequests(options: RequestsOptions): Requests {
     if (found === "wait") return wait();
     if (found === "absent") return refuse(SENT.parse, { via: "extended", text: "" }, absent("portal", name, "34000"));
     const portal = found.found;
+    if (statements.isStale(name, portal)) return refuse(SENT.parse, { via: "extended", text: "" }, stalePortal(name));
+    statements.proved(portal);
     const again = portal.firstRun === 0 ? "" : `,"continues":${portal.firstRun}`;
     // Fetching on from a portal with large parameters does not write them again: `continues` says where they are.
     const large = again !== "" && portal.parametersJson.length > 64 * 1024;
@@ -145,18 +171,24 @@ export function createRequests(options: RequestsOptions): Requests {
     if (portal.firstRun === 0) portal.firstRun = number;
     portal.recorded = true;
     portal.prepared.recorded = true;
-    send(SENT.execute, number, undefined, statements.running(portal.prepared));
+    send(SENT.execute, number, undefined, statements.running(portal.prepared, false));
     return KEEP;
   };
 
-  const describeOrClose = (type: number, bytes: Buffer, start0: number, end: number): Outcome => {
+  const describeOrClose = (type: number, bytes: Buffer, begin: number, start0: number, end: number): Outcome => {
     const { portal, name } = wire.decodeNamed(bytes, start0, end);
     const known = portal ? statements.portal(name) : statements.statement(name);
     if (known === "wait") return wait();
     const what = type === wire.FRONTEND.close ? "close" : "describe";
     if (known === "absent" && name !== "") tape.write(RECORD.action, 0, JSON.stringify({ what, portal, name }));
-    if (what === "describe") send(SENT.describe, 0);
-    else send(SENT.close, 0, undefined, statements.close(portal ? "portal" : "statement", name));
+    if (what === "describe") {
+      const statement = portal ? "absent" : statements.statement(name);
+      const stale = typeof statement === "object" && statements.isStale(name, statement.found);
+      const renewed = stale ? renew(name, statement.found, bytes.subarray(begin, end)) : KEEP;
+      send(SENT.describe, 0);
+      return renewed;
+    }
+    send(SENT.close, 0, undefined, statements.close(portal ? "portal" : "statement", name));
     return KEEP;
   };
 
@@ -165,23 +197,25 @@ export function createRequests(options: RequestsOptions): Requests {
     const text = `function call by oid ${oid}`;
     const verdict = checker.fastpath();
     if (!verdict.ok) return refuse(SENT.query, { via: "fastpath", text }, verdict);
-    send(SENT.functionCall, start("fastpath", JSON.stringify(text), parametersJson(parameters)));
+    const number = start("fastpath", JSON.stringify(text), parametersJson(parameters));
+    send(SENT.functionCall, number, undefined, statements.running(FASTPATH, true));
     return KEEP;
   };
 
-  const judge = (type: number, bytes: Buffer, body: number, end: number): Outcome => {
+  const judge = (type: number, bytes: Buffer, begin: number, end: number): Outcome => {
+    const body = begin + 5;
     switch (type) {
       case wire.FRONTEND.query:
         return query(bytes, body, end);
       case wire.FRONTEND.parse:
         return parse(bytes, body, end);
       case wire.FRONTEND.bind:
-        return bind(bytes, body, end);
+        return bind(bytes, begin, body, end);
       case wire.FRONTEND.execute:
         return execute(bytes, body, end);
       case wire.FRONTEND.describe:
       case wire.FRONTEND.close:
-        return describeOrClose(type, bytes, body, end);
+        return describeOrClose(type, bytes, begin, body, end);
       case wire.FRONTEND.functionCall:
         return functionCall(bytes, body, end);
       case wire.FRONTEND.copyDone:
@@ -205,6 +239,9 @@ export function createRequests(options: RequestsOptions): Requests {
     get waiting() {
       return waiting;
     },
+    get yielded() {
+      return yielded;
+    },
     get terminated() {
       return terminated;
     },
@@ -213,6 +250,7 @@ export function createRequests(options: RequestsOptions): Requests {
     },
     message(type, bytes, begin, end) {
       waiting = false;
+      yielded = false;
       if (terminated) return DROP;
       if (type === wire.FRONTEND.terminate) {
         terminated = true;
@@ -225,8 +263,17 @@ export function createRequests(options: RequestsOptions): Requests {
         return KEEP;
       }
       if (skipping) return DROP;
+      if (type === wire.FRONTEND.query || type === wire.FRONTEND.parse) {
+        if (turnBytes > 0 && turnBytes + end - begin > MAX_TURN_BYTES) {
+          turnBytes = 0;
+          waiting = true;
+          yielded = true;
+          return WAIT;
+        }
+        turnBytes += end - begin;
+      }
       try {
-        return judge(type, bytes, begin + 5, end);
+        return judge(type, bytes, begin, end);
       } catch (error) {
         // A body that does not parse is an error of this message; a length that lies would be one of the connection.
         if (!(error instanceof wire.ProtocolViolation) || answers.copyInto > 0) throw error;
@@ -267,6 +314,8 @@ export function createRequests(options: RequestsOptions): Requests {
         }
       }
       if (open.length > 0) open = [];
+      if (flushDue) tape.pass(wire.FLUSH);
+      flushDue = false;
       tape.release();
     },
   };
@@ -277,11 +326,31 @@ const UNREADABLE = {
   next: "Set the client's encoding to UTF8.",
   sqlstate: "22021",
 };
+const UNSETTLED = {
+  ok: false,
+  reason:
+    "code that Glasskey does not see may have changed how this text is read, and the target reports that only after a Sync",
+  next: "Send it after a Sync, or without backslashes and with ASCII characters only.",
+  sqlstate: "55000",
+} as const;
 const FULL = {
   reason: "this session holds too many prepared statements and portals",
   next: "Close some, or reconnect.",
   sqlstate: "53400",
 };
+
+/** Reads the same under every encoding that a client may have, and however backslashes are taken. */
+function isPlain(text: string): boolean {
+  return !/[\\\u0080-\uffff]/.test(text);
+}
+
+function stalePortal(name: string): { reason: string; next: string; sqlstate: string } {
+  return {
+    reason: `portal "${name}" may be another one by now: code that Glasskey does not see (EXECUTE, DO, CALL or a function) ran since it was bound`,
+    next: "Bind it again; or read it to its end before such code runs.",
+    sqlstate: "34000",
+  };
+}
 
 function absent(what: string, name: string, sqlstate: string): { reason: string; next: string; sqlstate: string } {
   return {

@@ -4,24 +4,38 @@ import { CATALOG_FUNCTIONS, CATALOG_RELATIONS } from "./scope-catalog.ts";
 /** `schema.table`, `schema.*`, `public.orders_*`, `*`, or `table` alone: in a schema of the search path. */
 export const NAME_PATTERN = /^(?:[A-Za-z_*][\w$*]*\.)?[A-Za-z_*][\w$*]*$/;
 
-export type NameMatcher = (schema: string, name: string) => boolean;
+export interface NameMatcher {
+  (schema: string, name: string): boolean;
+  /** Patterns that must be tried for each name, in the worst case. */
+  readonly tries: number;
+}
 
 const SYSTEM = /^(?:pg_.*|information_schema)$/;
 
 /** A pattern's `*` never reaches a system schema; naming one in full does. */
 export function compilePatterns(patterns: readonly string[], searchPath: readonly string[]): NameMatcher {
-  const matchers = patterns.flatMap((pattern): NameMatcher[] => {
+  const exact = new Set<string>();
+  const matchers = patterns.flatMap((pattern): ((schema: string, name: string) => boolean)[] => {
     const dot = pattern.indexOf(".");
     if (pattern === "*") return [(schema) => !SYSTEM.test(schema)];
+    if (!pattern.includes("*")) {
+      for (const path of dot < 0 ? searchPath.map((schema) => `${schema}.${pattern}`) : [pattern]) exact.add(path);
+      return [];
+    }
     const name = glob(pattern.slice(dot + 1));
     if (dot < 0) return [(schema, given) => searchPath.includes(schema) && name.test(given)];
-    const exact = pattern.slice(0, dot);
-    const schemas = glob(exact);
+    const schemaPattern = pattern.slice(0, dot);
+    const schemas = glob(schemaPattern);
     return [
-      (schema, given) => (schema === exact || (schemas.test(schema) && !SYSTEM.test(schema))) && name.test(given),
+      (schema, given) =>
+        (schema === schemaPattern || (schemas.test(schema) && !SYSTEM.test(schema))) && name.test(given),
     ];
   });
-  return (schema, name) => matchers.some((matches) => matches(schema, name));
+  // neither part of an exact pattern has a dot, so that no other two names join to one
+  const matcher = (schema: string, name: string): boolean =>
+    (!name.includes(".") && !schema.includes(".") && exact.has(`${schema}.${name}`)) ||
+    matchers.some((matches) => matches(schema, name));
+  return Object.assign(matcher, { tries: matchers.length });
 }
 
 function glob(pattern: string): RegExp {

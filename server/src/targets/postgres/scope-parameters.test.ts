@@ -10,9 +10,7 @@ describe("startup parameters", () => {
     ["application_name", "psql"],
     ["client_encoding", "UTF8"],
     ["client_encoding", "'utf-8'"],
-    ["client_encoding", "SQL_ASCII"],
-    ["client_encoding", "WIN1252"],
-    ["client_encoding", "iso-8859-15"],
+    ["client_encoding", "unicode"],
     ["DateStyle", "ISO, MDY"],
     ["TimeZone", "Europe/Berlin"],
     ["extra_float_digits", "2"],
@@ -35,6 +33,9 @@ describe("startup parameters", () => {
     ["role", "orders_rw"],
     ["ROLE", "orders_rw"],
     ["session_authorization", "postgres"],
+    ["client_encoding", "LATIN1"], // the recording would show another text than ran
+    ["client_encoding", "SQL_ASCII"], // that, where the database's encoding is another than UTF8
+    ["client_encoding", "WIN1252"],
     ["client_encoding", "SJIS"],
     ["client_encoding", "GBK"],
     ["client_encoding", "big-5"],
@@ -43,6 +44,8 @@ describe("startup parameters", () => {
     ["session_replication_role", "replica"],
     ["local_preload_libraries", "x"],
     ["log_statement", "none"],
+    [`app.${"a".repeat(60)}`, "x"],
+    ["options", "-c client_encoding=latin1"],
     ["constructor", "x"],
     ["__proto__", "x"],
     ["", ""],
@@ -85,5 +88,10 @@ describe("a list of names, as search_path has it", () => {
     ["a b", undefined],
     ['"a', undefined],
     ['a"b"', undefined],
+    ["a\u00a0", ["a\u00a0"]], // no blank for PostgreSQL
+    ["\u2003", ["\u2003"]],
+    ["\u212aey", ["\u212aey"]], // the Kelvin sign, of which toLowerCase() makes a k
+    ["É", ["É"]],
+    ["a".repeat(64), undefined],
   ])("%s", (text, names) => expect(splitIdentifiers(text)).toEqual(names));
 });

@@ -5,6 +5,8 @@
  * (`standard_conforming_strings`, `client_encoding`), or load code (`local_preload_libraries`). PostgreSQL keeps the truly
  * dangerous ones for superusers, but the two kinds above are open to everybody.
  */
+import { MAX_NAME_BYTES } from "./scope-cost.ts";
+
 export type ParameterVerdict = { ok: true } | { ok: false; reason: string };
 
 /** Harmless with every value: how results look, how long things may take, how plans are made. */
@@ -47,18 +49,10 @@ const REFUSED: Readonly<Record<string, string>> = {
 };
 
 /**
- * Encodings in which every byte of a multibyte character has its high bit set, so that an ASCII quote or semicolon is
- * always what it looks like. BIG5, GBK, GB18030, JOHAB, SJIS, SHIFT_JIS_2004 and UHC are not among them.
+ * The gateway reads and records UTF-8. With any other encoding the recording would show another text than ran; with
+ * SQL_ASCII too, where the database's own encoding is another one.
  */
-const ASCII_SAFE_ENCODINGS: ReadonlySet<string> = new Set(
-  `utf8 unicode sqlascii latin1 latin2 latin3 latin4 latin5 latin6 latin7 latin8 latin9 latin10 iso88591 iso88592 iso88593
-   iso88594 iso88595 iso88596 iso88597 iso88598 iso88599 iso885910 iso885913 iso885914 iso885915 iso885916 koi8 koi8r koi8u
-   win win866 win874 win1250 win1251 win1252 win1253 win1254 win1255 win1256 win1257 win1258 windows866 windows874
-   windows1250 windows1251 windows1252 windows1253 windows1254 windows1255 windows1256 windows1257 windows1258 abc tcvn
-   tcvn5712 vscii alt euccn eucjp euckr euctw eucjis2004`
-    .split(/\s+/)
-    .filter((name) => name !== ""),
-);
+const UTF8: ReadonlySet<string> = new Set(["utf8", "unicode"]);
 
 export interface ParameterRules {
   /** Schemas that unqualified names may mean; undefined where the session may choose. */
@@ -67,14 +61,16 @@ export interface ParameterRules {
 
 /** Judges `SET name = value`. `value` is undefined where it is not known, such as a parameter of a prepared statement. */
 export function judgeParameter(name: string, value: string | undefined, rules: ParameterRules): ParameterVerdict {
-  const folded = name.toLowerCase().replaceAll(" ", "_");
+  const folded = foldAscii(name).replaceAll(" ", "_");
+  if (Buffer.byteLength(name, "utf8") > MAX_NAME_BYTES)
+    return refuse(`parameter ${shown(name)} may not be set: its name is longer than ${MAX_NAME_BYTES} bytes`);
   const refused = REFUSED[folded];
   if (refused !== undefined) return refuse(`parameter ${folded} may not be set: ${refused}`);
   switch (folded) {
     case "client_encoding":
-      if (value !== undefined && ASCII_SAFE_ENCODINGS.has(value.toLowerCase().replaceAll(/[^a-z0-9]/g, ""))) return OK;
+      if (value !== undefined && UTF8.has(foldAscii(value).replaceAll(/[^a-z0-9]/g, ""))) return OK;
       return refuse(
-        `client_encoding ${shown(value)} is refused: the gateway reads encodings in which ASCII is always ASCII, such as UTF8 or LATIN1`,
+        `client_encoding ${shown(value)} is refused: what is recorded must be what runs, and the gateway reads UTF8`,
       );
     case "standard_conforming_strings":
       if (value !== undefined && ["on", "true", "yes", "1", "t", "y", "tr", "tru", "ye"].includes(value.toLowerCase()))
@@ -129,17 +125,31 @@ function judgeOptions(value: string | undefined, rules: ParameterRules): Paramet
   return OK;
 }
 
-/** A list such as `a, "B", ''`, or undefined where it is not one. Unquoted names are folded. */
-export function splitIdentifiers(value: string): readonly string[] | undefined {
-  if (value.trim() === "") return [];
+/**
+ * A list such as `a, "B", ''`, as PostgreSQL's SplitIdentifierString reads it, or undefined where it is not one. Unquoted
+ * names are folded, in ASCII only, as are blanks. A name that PostgreSQL would cut off is no name.
+ */
+export function splitIdentifiers(value: string, separator: "," | "." = ","): readonly string[] | undefined {
+  if (/^[ \t\n\r\f\v]*$/.test(value)) return [];
   const names: string[] = [];
-  const pattern = /\s*(?:"((?:[^"]|"")*)"|([^\s,"]+))\s*(,|$)/y;
-  for (;;) {
+  const pattern = separator === "," ? LISTED : DOTTED;
+  for (let at = 0; ;) {
+    pattern.lastIndex = at;
     const match = pattern.exec(value);
     if (match === null) return undefined;
-    names.push(match[1] === undefined ? (match[2] ?? "").toLowerCase() : match[1].replaceAll('""', '"'));
+    const name = match[1] === undefined ? foldAscii(match[2] ?? "") : match[1].replaceAll('""', '"');
+    if (Buffer.byteLength(name, "utf8") > MAX_NAME_BYTES) return undefined;
+    names.push(name);
     if (match[3] === "") return names;
+    at = pattern.lastIndex;
   }
+}
+const LISTED = /[ \t\n\r\f\v]*(?:"((?:[^"]|"")*)"|([^ \t\n\r\f\v,"]+))[ \t\n\r\f\v]*(,|$)/y;
+const DOTTED = /[ \t\n\r\f\v]*(?:"((?:[^"]|"")*)"|([^ \t\n\r\f\v."]+))[ \t\n\r\f\v]*(\.|$)/y;
+
+/** Not toLowerCase(), which makes a plain k of the Kelvin sign. */
+function foldAscii(name: string): string {
+  return name.replaceAll(/[A-Z]/g, (letter) => letter.toLowerCase());
 }
 
 const OK = { ok: true } as const;

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import type { JsonObject } from "../../core/json.ts";
+import { MAX_NAME_BYTES, measureText } from "./scope-cost.ts";
 
 /**
  * PostgreSQL 18's own parser, as WebAssembly (libpg-query), behind bounds.
@@ -21,13 +22,13 @@ export interface RawStatement {
   readonly startByte: number;
 }
 
-/** Longest text that is parsed, in UTF-16 units. Restores send INSERTs of some MiB; nothing honest sends more. */
+/** Longest text that is looked at, in UTF-16 units. Most are refused earlier, for what they would cost. */
 export const MAX_SQL_LENGTH = 16 * 1024 * 1024;
 /**
- * Most words and signs in one text. Parsing holds up every session of the process: 250,000 take about a quarter of a
- * second. Bulk data belongs into COPY or into parameters, which are not parsed.
+ * Most that checking one text may cost, as scope-cost.ts tells it: some 26,000 words and signs, or 5 MiB of plain string.
+ * Checking holds up every session of the process, and with them the end of a session whose time has come.
  */
-export const MAX_TOKENS = 250_000;
+export const MAX_COST_MS = 50;
 /** An instance reserves 128 MiB of addresses (not of memory) from its start; one that has grown past this is replaced. */
 const MAX_INSTANCE_BYTES = 160 * 1024 * 1024;
 
@@ -37,8 +38,6 @@ interface Instance {
   _free(pointer: number): void;
   _wasm_parse_query_raw(text: number): number;
   _wasm_free_parse_result(result: number): void;
-  lengthBytesUTF8(text: string): number;
-  stringToUTF8(text: string, pointer: number, maxBytes: number): void;
   UTF8ToString(pointer: number): string;
   getValue(pointer: number, type: "i32"): number;
   readonly HEAPU8: Uint8Array;
@@ -90,8 +89,10 @@ export function parseSql(sql: string): ParseOutcome {
   if (sql.includes("\0")) return refuse("the text holds a NUL byte, where PostgreSQL would stop reading");
   if (!sql.isWellFormed()) return refuse("the text is not well-formed Unicode");
   if (sql === "") return { ok: true, statements: [] };
-  if (sql.length > MAX_TOKENS && estimateTokens(sql) > MAX_TOKENS) {
-    return refuse(`the text has more than ${MAX_TOKENS} words and signs, too many to check at once; send it in parts`);
+  const { costMs, longName } = measureText(sql);
+  if (costMs > MAX_COST_MS) return refuse(TOO_COSTLY);
+  if (longName !== undefined) {
+    return refuse(`the name ${longName}… is longer than ${MAX_NAME_BYTES} bytes, and the server would cut it off`);
   }
   const instance = current;
   if (instance === undefined) return refuse("the SQL parser is being restarted; send the statement again");
@@ -104,6 +105,8 @@ export function parseSql(sql: string): ParseOutcome {
     return refuse("the statement is nested too deeply to be checked");
   }
 }
+
+export const TOO_COSTLY = "the text is too long to be checked while others wait; split it, or use COPY for data";
 
 function refuse(message: string): ParseOutcome {
   return { ok: false, syntax: false, message };
@@ -127,10 +130,11 @@ function replaceInstance(): void {
 
 /** Layout of `PgQueryParseResult`: char *tree, char *stderr, PgQueryError *error; error: char *message … int at 16. */
 function parseWith(instance: Instance, sql: string): ParseOutcome {
-  const bytes = instance.lengthBytesUTF8(sql) + 1;
-  const text = instance._malloc(bytes);
+  const bytes = Buffer.from(sql, "utf8");
+  const text = instance._malloc(bytes.length + 1);
   if (text === 0) throw new Error("out of memory");
-  instance.stringToUTF8(sql, text, bytes);
+  instance.HEAPU8.set(bytes, text);
+  instance.HEAPU8[text + bytes.length] = 0;
   const result = instance._wasm_parse_query_raw(text);
   if (result === 0) throw new Error("out of memory");
   const tree = instance.getValue(result, "i32");
@@ -154,20 +158,4 @@ function parseWith(instance: Instance, sql: string): ParseOutcome {
   instance._wasm_free_parse_result(result);
   instance._free(text);
   return outcome;
-}
-
-/**
- * Words and signs, wherever they stand. Those inside of a string count too: to leave them out would take a lexer, and a
- * simple one could be led to leave out everything.
- */
-function estimateTokens(sql: string): number {
-  let tokens = 0;
-  let inWord = false;
-  for (let at = 0; at < sql.length; at++) {
-    const code = sql.charCodeAt(at);
-    const word = (code >= 48 && code <= 57) || (code >= 65 && code <= 90) || (code >= 97 && code <= 122) || code > 94;
-    if (code > 32 && !(word && inWord)) tokens++;
-    inWord = word;
-  }
-  return tokens;
 }

@@ -112,6 +112,26 @@ describe.each(servers)("on $name", ({ name, server }) => {
       "BEGIN; SELECT set_config('standard_' || 'conforming_strings', 'off', true) AS seen",
       "off",
     ],
+    [
+      "a parameter whose name a cast cuts off",
+      "BEGIN; SELECT set_config('standard_conforming_strings.x'::varchar(27), 'off', true) AS seen",
+      "off",
+    ],
+    [
+      "a parameter whose name a domain cuts off",
+      "BEGIN; CREATE DOMAIN pg_temp.text AS varchar(27); SELECT set_config('standard_conforming_strings.x'::text, 'off', true) AS seen",
+      "off",
+    ],
+    [
+      "a parameter whose name a relation's name becomes",
+      "BEGIN; CREATE TEMP TABLE search_path (); SELECT set_config('pg_temp.search_path'::regclass::text, 'evil', true) AS seen",
+      "evil",
+    ],
+    [
+      "a name that the server cuts off",
+      `BEGIN; CREATE TEMP TABLE ${"a".repeat(63)} AS SELECT 7 AS seen; SELECT seen::text FROM ${"a".repeat(64)}`,
+      "7",
+    ],
   ])("only the gateway closes: %s", async (_, sql, seen) => {
     await inside.query("TRUNCATE orders; INSERT INTO orders VALUES (7)");
     try {
@@ -123,6 +143,34 @@ describe.each(servers)("on $name", ({ name, server }) => {
     }
     const everythingButOpaque = compileScope({ role: "r", allow: ["default", "ddl", "privileges", "maintenance"] });
     expect(everythingButOpaque.check(sql).ok).toBe(false);
+  });
+
+  it("a sequence named by a cast that cuts off, by its OID or by blanks of another kind, is not the one that is read", async () => {
+    await inside.query(
+      `CREATE SEQUENCE orders_id_seq; CREATE SEQUENCE "orders_id_seq\u00a0"; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO ${template}`,
+    );
+    const listed = compileScope({ role: "r", relations: { write: ["public.orders_id_seqX", "orders_id_seq"] } });
+    const oid = await inside.query<{ oid: string }>("SELECT 'orders_id_seq'::regclass::oid::text AS oid");
+    for (const sql of [
+      "SELECT nextval('orders_id_seqX'::varchar(13)::regclass)::text AS n",
+      `SELECT nextval('${oid.rows[0]?.oid ?? ""}')::text AS n`,
+      "SELECT nextval('orders_id_seq\u00a0')::text AS n",
+    ]) {
+      expect(((await user.query(sql)).rows[0] as { n: string }).n, sql).toMatch(/^[12]$/);
+      expect(listed.check(sql).ok, sql).toBe(false);
+    }
+    expect(listed.check("SELECT nextval('orders_id_seq'::regclass)").ok).toBe(true);
+    await inside.query('DROP SEQUENCE orders_id_seq, "orders_id_seq\u00a0"');
+  });
+
+  it("with client_encoding LATIN1, another text runs than was recorded: that is why only UTF8 can be set", async () => {
+    await user.query("SET client_encoding = 'LATIN1'");
+    const seen = await user.query("SELECT encode(convert_to('é', 'UTF8'), 'hex') AS seen");
+    await user.query("SET client_encoding = 'UTF8'");
+    expect(seen.rows).toEqual([{ seen: "c383c2a9" }]);
+    for (const encoding of ["LATIN1", "SQL_ASCII"]) {
+      expect(compileScope({ role: "r" }).check(`SET client_encoding = '${encoding}'`).ok).toBe(false);
+    }
   });
 
   it("with standard_conforming_strings off, a text means two things: that is why it can never be set", async () => {

@@ -23,6 +23,9 @@ export type Fact =
 /** Deeper trees are refused. One level of SQL nesting is two to four levels of the tree. */
 const MAX_DEPTH = 4_000;
 
+/** Most steps outwards in search of a WITH that defines a name, in one statement: a nest of them times its relations. */
+const MAX_LOOKUPS = 300_000;
+
 /** Thrown by {@link factsOf}. */
 export class TooDeep extends Error {}
 
@@ -37,6 +40,8 @@ interface Place {
   readonly hidden: Hidden | undefined;
   readonly via: string;
   readonly depth: number;
+  /** Shared by all places of a statement. */
+  readonly work: { lookups: number };
   /** Inside of a view or rule, whose text runs again when it is used. */
   readonly definition: boolean;
   /** The one setting that `FROM pg_settings WHERE name = '…'` selects; see {@link settingSelected}. */
@@ -48,7 +53,14 @@ type Sink = (fact: Fact) => void;
 /** All facts of one statement, in the order of the tree. @throws TooDeep */
 export function factsOf(statement: JsonObject): readonly Fact[] {
   const facts: Fact[] = [];
-  const place: Place = { hidden: undefined, via: "", depth: 0, definition: false, setting: undefined };
+  const place: Place = {
+    hidden: undefined,
+    via: "",
+    depth: 0,
+    work: { lookups: 0 },
+    definition: false,
+    setting: undefined,
+  };
   const kinds = Object.keys(statement);
   if (kinds.length !== 1 || !kinds[0]?.endsWith("Stmt")) {
     return [{ fact: "forbidden", via: "the statement", reason: "the gateway does not know this kind of statement" }];
@@ -172,6 +184,14 @@ const SPECIAL: Readonly<Record<string, (node: JsonObject, place: Place, sink: Si
     return [];
   },
   AlterDefaultPrivilegesStmt: unnamed,
+  CreateDomainStmt: (node, place, sink) => named(node["domainname"], place, sink),
+  CreateEnumStmt: (node, place, sink) => named(node["typeName"], place, sink),
+  CreateRangeStmt: (node, place, sink) => named(node["typeName"], place, sink),
+  CompositeTypeStmt: (node, place, sink) => {
+    reserved(text(field(node["typevar"], "relname")), place, sink);
+    return [];
+  },
+  DefineStmt: (node, place, sink) => (node["kind"] === "OBJECT_TYPE" ? named(node["defnames"], place, sink) : []),
   RenameStmt: (node, place, sink) => {
     reserved(text(node["newname"]), place, sink);
     if (node["renameType"] === "OBJECT_SCHEMA") everyRelation(place, sink); // each name in it comes to mean another
@@ -212,11 +232,22 @@ function everyRelation(place: Place, sink: Sink): void {
   sink({ fact: "relation", access: "write", schema: undefined, name: undefined, via: place.via });
 }
 
-/** A relation with the name of one of PostgreSQL's own would make catalog queries of clients mean something else. */
+/**
+ * A relation with the name of one of PostgreSQL's own would make catalog queries of clients mean something else; and one
+ * that is called like a type that {@link isCastTo} takes as PostgreSQL's would be a type itself, found first in pg_temp.
+ */
 function reserved(name: string, place: Place, sink: Sink): void {
+  if (TEXT_TYPES.has(name) || REGCLASS.has(name)) {
+    sink({ fact: "forbidden", via: place.via, reason: `${name} is the name of one of PostgreSQL's own types` });
+  }
   if (name.startsWith("pg_")) {
     sink({ fact: "forbidden", via: place.via, reason: `names that start with pg_ belong to PostgreSQL (${name})` });
   }
+}
+
+function named(path: JsonValue | undefined, place: Place, sink: Sink): readonly string[] {
+  reserved(text(field(field(list(path).at(-1), "String"), "sval")), place, sink);
+  return [];
 }
 
 function into(value: JsonValue | undefined, place: Place, sink: Sink): void {
@@ -271,6 +302,7 @@ function withNames(clause: JsonValue | undefined, place: Place): Place {
 
 function isHidden(place: Place, name: string): boolean {
   for (let scope = place.hidden; scope !== undefined; scope = scope.outer) {
+    if (++place.work.lookups > MAX_LOOKUPS) throw new TooDeep();
     const position = scope.positions.get(name);
     if (position !== undefined && position < scope.before) return true;
   }
@@ -292,16 +324,8 @@ function call(node: JsonObject, place: Place, sink: Sink): void {
   if (cls !== undefined) sink({ fact: "class", class: cls, via, what: `${name}()` });
   if (name === "set_config") setConfig(inputs, place, sink);
   if (SEQUENCE_WRITERS.has(name)) {
-    const sequence = constant(inputs[0]);
-    const parts = sequence === undefined ? undefined : splitIdentifiers(sequence.replaceAll(".", ","));
-    const known = parts !== undefined && parts.length > 0 && parts.length <= 2;
-    sink({
-      fact: "relation",
-      access: "write",
-      schema: known ? parts.at(-2) : undefined,
-      name: known ? parts.at(-1) : undefined,
-      via,
-    });
+    const path = sequenceName(inputs[0]);
+    sink({ fact: "relation", access: "write", schema: path?.at(-2), name: path?.at(-1), via });
   }
 }
 
@@ -360,7 +384,7 @@ function set(node: JsonObject, via: string, sink: Sink): void {
 const RESET_VALUES: Readonly<Record<string, string>> = { client_encoding: "UTF8", standard_conforming_strings: "on" };
 
 function setConfig(inputs: readonly JsonValue[], place: Place, sink: Sink): void {
-  const name = constant(inputs[0]) ?? (columnName(inputs[0]) === "name" ? place.setting : undefined);
+  const name = string(inputs[0]) ?? (columnName(inputs[0]) === "name" ? place.setting : undefined);
   if (name === undefined || inputs.length !== 3) {
     sink({
       fact: "forbidden",
@@ -379,11 +403,13 @@ function setConfig(inputs: readonly JsonValue[], place: Place, sink: Sink): void
 function settingSelected(node: JsonObject, place: Place): string | undefined {
   const [from, more] = list(node["fromClause"]);
   const table = field(from, "RangeVar");
+  const schema = text(field(table, "schemaname"));
   if (more !== undefined || field(table, "relname") !== "pg_settings" || isHidden(place, "pg_settings"))
     return undefined;
+  if (schema !== "" && schema !== "pg_catalog") return undefined;
   const where = field(node["whereClause"], "A_Expr");
   const operator = list(field(where, "name")).map((part) => text(field(field(part, "String"), "sval")));
-  const name = constant(field(where, "rexpr"));
+  const name = string(field(where, "rexpr"));
   const matches =
     field(where, "kind") === "AEXPR_OP" && operator.join(".") === "=" && columnName(field(where, "lexpr")) === "name";
   return matches && name === "restrict_nonsystem_relation_kind" ? name : undefined;
@@ -394,19 +420,16 @@ function columnName(value: JsonValue | undefined): string | undefined {
   return second === undefined ? text(field(field(first, "String"), "sval")) : undefined;
 }
 
-/** The text of a constant, also behind a cast to a built-in text type; undefined for everything else. */
+/**
+ * What a constant is on the server, as text; undefined for everything else. Behind a cast only a string is known: numbers
+ * are written anew by a cast (`1e3::text` is `1000`), and a type with a length cuts its value off (`'role.x'::varchar(4)`).
+ */
 function constant(value: JsonValue | undefined): string | undefined {
   const cast = field(value, "TypeCast");
-  if (cast !== undefined) {
-    const type = list(field(field(cast, "typeName"), "names")).map((part) =>
-      text(field(field(part, "String"), "sval")),
-    );
-    return TEXT_TYPES.has(type.at(-1) ?? "") ? constant(field(cast, "arg")) : undefined;
-  }
+  if (cast !== undefined) return isCastTo(cast, TEXT_TYPES) ? string(field(cast, "arg")) : undefined;
   const node = field(value, "A_Const");
   if (node === undefined || field(node, "isnull") === true) return undefined;
-  const string = field(field(node, "sval"), "sval");
-  if (field(node, "sval") !== undefined) return text(string);
+  if (field(node, "sval") !== undefined) return text(field(field(node, "sval"), "sval"));
   const whole = field(node, "ival");
   if (whole !== undefined) {
     const number = field(whole, "ival") ?? 0;
@@ -417,4 +440,37 @@ function constant(value: JsonValue | undefined): string | undefined {
   const truth = field(node, "boolval");
   return truth === undefined ? undefined : field(truth, "boolval") === true ? "true" : "false";
 }
-const TEXT_TYPES: ReadonlySet<string> = new Set(["text", "varchar", "regclass"]);
+
+/** The text of a string, also behind casts that leave it as it is. */
+function string(value: JsonValue | undefined): string | undefined {
+  const cast = field(value, "TypeCast");
+  if (cast !== undefined) return isCastTo(cast, TEXT_TYPES) ? string(field(cast, "arg")) : undefined;
+  const given = field(field(value, "A_Const"), "sval");
+  return given === undefined ? undefined : text(field(given, "sval"));
+}
+
+/**
+ * The path that names a sequence. Not so a number, also in quotes: it would be the OID of any sequence. A cast to regclass
+ * may only stand outermost, for what comes out of it is another text than went in.
+ */
+function sequenceName(value: JsonValue | undefined): readonly string[] | undefined {
+  const cast = field(value, "TypeCast");
+  const given = string(cast !== undefined && isCastTo(cast, REGCLASS) ? field(cast, "arg") : value);
+  const path = given === undefined || /^[0-9-]/.test(given) ? undefined : splitIdentifiers(given, ".");
+  return path !== undefined && path.length > 0 && path.length <= 2 ? path : undefined;
+}
+
+/** Whether a cast is to one of these types, bare or as pg_catalog's, and to nothing narrower or else, such as an array. */
+function isCastTo(cast: JsonValue, types: ReadonlySet<string>): boolean {
+  const type = field(cast, "typeName");
+  if (Object.keys(typeof type === "object" && type !== null ? type : {}).some((key) => !PLAIN_TYPE.has(key)))
+    return false;
+  if (field(type, "typemod") !== -1) return false;
+  const path = list(field(type, "names")).map((part) => text(field(field(part, "String"), "sval")));
+  const bare = path.length === 2 && path[0] === "pg_catalog" ? path.slice(1) : path;
+  return bare.length === 1 && types.has(bare[0] ?? "");
+}
+/** The fields of a TypeName without modifiers, bounds, SETOF and %TYPE. */
+const PLAIN_TYPE: ReadonlySet<string> = new Set(["names", "typemod", "location"]);
+const TEXT_TYPES: ReadonlySet<string> = new Set(["text", "varchar"]);
+const REGCLASS: ReadonlySet<string> = new Set(["regclass"]);

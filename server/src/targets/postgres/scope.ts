@@ -12,7 +12,7 @@ import { cacheKey, createCache } from "./scope-cache.ts";
 import { CLASSES, type StatementClass } from "./scope-classes.ts";
 import { allowedAs, compilePatterns, isBuiltInFunction, isReadableCatalog, type NameMatcher } from "./scope-names.ts";
 import { judgeParameter } from "./scope-parameters.ts";
-import { parseSql, type RawStatement } from "./scope-parser.ts";
+import { parseSql, TOO_COSTLY, type RawStatement } from "./scope-parser.ts";
 import { expandClasses, parseScope, type PostgresScope } from "./scope-schema.ts";
 import { factsOf, TooDeep, type Fact } from "./scope-walk.ts";
 
@@ -63,6 +63,9 @@ type Refusal = Extract<Verdict, { ok: false }>;
 
 /** A client's prepared repertoire is some hundred statements; 2 × (1024 entries, 1 Mi characters) are held at most. */
 const CACHE_LIMITS = { entries: 1_024, characters: 1 << 20 };
+
+/** Most patterns that are tried for one text: some 20 ms. Reached only by a long text under a scope of many patterns. */
+const MAX_TRIES = 200_000;
 
 /** @throws GlassError `config_invalid` if `scope` is not what {@link parseScope} accepts. */
 export function compileScope(scope: JsonObject): ScopeChecker {
@@ -123,7 +126,9 @@ function judgeText(sql: string, rules: Rules): { verdict: Verdict; constant: boo
   const parsed = parseSql(sql);
   if (!parsed.ok) return { verdict: unreadable(parsed), constant: false };
   const classes = new Set<StatementClass>();
+  const seen = new Set<string>();
   let constant = true;
+  let tries = 0;
   for (const [index, statement] of parsed.statements.entries()) {
     let facts: readonly Fact[];
     try {
@@ -140,12 +145,26 @@ function judgeText(sql: string, rules: Rules): { verdict: Verdict; constant: boo
     for (const fact of facts) {
       if (fact.fact === "class") classes.add(fact.class);
       if (fact.fact === "parameter") constant = false;
+      if (fact.fact === "relation" || fact.fact === "function") {
+        const key = JSON.stringify([fact.fact, fact.fact === "relation" && fact.access, fact.schema, fact.name]);
+        if (seen.has(key)) continue;
+        seen.add(key);
+        tries += triesOf(fact, rules);
+        if (tries > MAX_TRIES)
+          return { verdict: { ok: false, reason: TOO_COSTLY, sqlstate: "54000" }, constant: false };
+      }
       const refusal = judge(fact, rules);
       if (refusal !== undefined)
         return { verdict: located(refusal, sql, statement, index, parsed.statements.length), constant: false };
     }
   }
   return { verdict: { ok: true, classes: [...classes] }, constant };
+}
+
+/** Patterns that judging this fact may have to try. */
+function triesOf(fact: Extract<Fact, { fact: "relation" | "function" }>, rules: Rules): number {
+  const matcher = fact.fact === "relation" ? rules.relations?.[fact.access] : rules.functions?.matches;
+  return (matcher?.tries ?? 0) * (fact.schema === undefined ? (rules.searchPath?.length ?? 1) : 1);
 }
 
 function unreadable(parsed: Extract<ReturnType<typeof parseSql>, { ok: false }>): Refusal {
@@ -169,7 +188,14 @@ function located(refusal: Refusal, sql: string, statement: RawStatement, index: 
   const ahead = sql.slice(before.length, before.length + 10_000);
   const blank = /^(?:\s|--[^\n]*(?:\n|$)|\/\*[^*]*\*\/)*/.exec(ahead)?.[0] ?? "";
   const reason = count > 1 ? `statement ${index + 1} of ${count}: ${refusal.reason}` : refusal.reason;
-  return { ...refusal, reason, position: Array.from(before + blank).length + 1 };
+  return { ...refusal, reason, position: characters(before) + characters(blank) + 1 };
+}
+
+/** Of code points, as PostgreSQL counts: a low surrogate is the second half of one. */
+function characters(part: string): number {
+  let count = 0;
+  for (let at = 0; at < part.length; at++) if ((part.charCodeAt(at) & 0xfc00) !== 0xdc00) count++;
+  return count;
 }
 
 function judge(fact: Fact, rules: Rules): Refusal | undefined {

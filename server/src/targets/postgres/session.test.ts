@@ -13,6 +13,8 @@ import {
   type TestGateway,
   type TestGatewayOptions,
 } from "./fixtures/gateway.ts";
+import { compileScope } from "./scope.ts";
+import type { ServeParts } from "./session.ts";
 import { answersOf, openRaw, openSocket, say, type Answer, type RawClient } from "./fixtures/raw-client.ts";
 import { readExactly } from "./intake.ts";
 import * as wire from "./wire.ts";
@@ -296,6 +298,241 @@ describe.each(VERSIONS)("PostgreSQL %s", (_, binDir) => {
       expect(lines(await client.until(Z)).join()).toContain('E 26000 prepared statement "s" does not exist');
       client.send(say.query("execute s"));
       expect((await client.until(Z)).some((a) => a.body.includes("sql"))).toBe(true);
+    });
+
+    describe("the recording shows what ran, whatever is done to names", () => {
+      const update = "update names set v = 'EXECUTED' returning v";
+      const recordedUpdates = (from: number): number =>
+        texts(gateway)
+          .slice(from)
+          .filter((text) => text.startsWith("update names")).length;
+      const opened = async (): Promise<{ client: RawClient; from: number }> => {
+        const client = await open();
+        client.send(say.query("create temp table names as select 'untouched' as v"));
+        await client.until(Z);
+        return { client, from: texts(gateway).length };
+      };
+      const untouched = async (client: RawClient): Promise<void> => {
+        client.send(say.query("select v from names"));
+        const row = (await client.until(Z)).find((a) => a.type === wire.BACKEND.dataRow);
+        expect(row?.body.toString("latin1")).toContain("untouched");
+      };
+      const long = "a".repeat(63);
+
+      test("names that the target would cut to the same 63 bytes are refused", async () => {
+        const { client, from } = await opened();
+        client.send(say.parse(`${long}y`, "select 'RECORDED'"), say.sync);
+        const refused = /^E 42622 a name of 64 bytes is longer .* Z I$/;
+        expect(lines(await client.until(Z)).join(" ")).toMatch(refused);
+        client.send(say.close("S", `${long}x`), say.sync);
+        expect(lines(await client.until(Z)).join(" ")).toMatch(refused);
+        client.send(say.parse(`${long}x`, update), say.sync);
+        expect(lines(await client.until(Z)).join(" ")).toMatch(refused);
+        client.send(say.bind("", `${long}y`), say.execute(""), say.sync);
+        expect(lines(await client.until(Z)).join(" ")).toMatch(refused);
+        await untouched(client);
+        expect(recordedUpdates(from)).toBe(0);
+        client.send(say.parse(long, "select 1"), say.bind(long, long), say.execute(long), say.sync);
+        expect(lines(await client.until(Z)).at(-2)).toBe("C SELECT 1");
+      });
+
+      test("the same for portals, and for names that another encoding would lengthen", async () => {
+        const { client } = await opened();
+        client.send(say.query("begin"), say.parse("q", "select 'RECORDED'"), say.parse("u", update));
+        client.send(say.bind(`${long}y`, "q"), say.sync);
+        await client.until(Z);
+        expect(lines(await client.until(Z)).join(" ")).toMatch(/^1 1 E 42622 .* Z E$/);
+        client.send(say.query("rollback"), say.parse("é", "select 1"), say.sync);
+        await client.until(Z);
+        expect(lines(await client.until(Z)).join(" ")).toMatch(/^E 42602 .*ASCII Z I$/);
+        await untouched(client);
+      });
+
+      test("DEALLOCATE hidden in EXECUTE does not give a name to another text", async () => {
+        const { client, from } = await opened();
+        client.send(say.parse("s2", "select 'RECORDED'"), say.parse("s1", "deallocate s2"), say.sync);
+        await client.until(Z);
+        client.send(say.query("execute s1"));
+        expect(lines(await client.until(Z))).toEqual(["C DEALLOCATE", "Z I"]);
+        client.send(say.query(`prepare s2 as ${update}`));
+        expect(lines(await client.until(Z))).toEqual(["C PREPARE", "Z I"]);
+        client.send(say.describe("S", "s2"), say.bind("", "s2"), say.execute(""), say.sync);
+        const answers = await client.until(Z);
+        expect(lines(answers)).toEqual(["t", "T", "2", "D", "C SELECT 1", "Z I"]);
+        expect(answers.some((a) => a.body.includes("RECORDED"))).toBe(true);
+        expect(texts(gateway).at(-1)).toBe("select 'RECORDED'");
+        await untouched(client);
+        expect(recordedUpdates(from)).toBe(0);
+      });
+
+      test.each([
+        [
+          "a DO block",
+          `do $$ begin execute 'deallo' || 'cate s2'; execute 'prepare s2 as ${update.replaceAll("'", "''")}'; end $$`,
+        ],
+        [
+          "a function of the target's own",
+          `select hidden('deallo' || 'cate s2', 'prepare s2 as ${update.replaceAll("'", "''")}')`,
+        ],
+      ])("the same by %s, in one pipeline, and with parameter types of the client's own", async (_name, text) => {
+        const through = await startGateway({ scope: { allow: ["default", "ddl", "opaque"] } });
+        const client = await open({}, through);
+        client.send(
+          say.query("create temp table names as select 'untouched' as v"),
+          say.query(`create or replace function hidden(a text, b text) returns int language plpgsql as
+            $$ begin execute a; execute b; return 1; end $$`),
+        );
+        await client.until(Z);
+        await client.until(Z);
+        const typed = Buffer.from([0, 1, 0, 0, 0, 25]); // one parameter, text
+        client.send(
+          wire.message(wire.FRONTEND.parse, "s2", "select 'RECORDED', $1", typed),
+          ...[say.parse("hide", text), say.bind("", "hide"), say.execute("")],
+          ...[say.bind("", "s2", ["x"]), say.execute(""), say.sync],
+          ...[say.bind("", "s2", ["y"]), say.execute(""), say.sync],
+        );
+        const first = lines(await client.until(Z));
+        expect(first.slice(-4)).toEqual(["2", "D", "C SELECT 1", "Z I"]);
+        expect(first.filter((line) => line === "1" || line === "3").length).toBe(2); // of the client's own messages only
+        expect(lines(await client.until(Z))).toEqual(["2", "D", "C SELECT 1", "Z I"]);
+        await untouched(client);
+        await target.query("drop function hidden", { database });
+      });
+
+      test("DEALLOCATE in the same pipeline as what it removes is seen in order", async () => {
+        const { client, from } = await opened();
+        client.send(
+          ...[
+            say.parse("s2", "select 'RECORDED'"),
+            say.parse("d", "deallocate s2"),
+            say.bind("", "d"),
+            say.execute(""),
+          ],
+          ...[say.parse("q", `prepare s2 as ${update}`), say.bind("", "q"), say.execute("")],
+          ...[say.bind("", "s2"), say.execute(""), say.sync],
+        );
+        expect(
+          lines(await client.until(Z))
+            .slice(-2)
+            .join(" "),
+        ).toMatch(/^E 26000 .*does not exist Z I$/);
+        await untouched(client);
+        expect(recordedUpdates(from)).toBe(0);
+      });
+
+      test("DECLARE hidden in EXECUTE does not become the portal of that name", async () => {
+        const { client } = await opened();
+        client.send(
+          say.parse("s3", "declare c1 cursor for select v || ' HIDDEN' from names"),
+          ...[say.parse("s4", "select 'RECORDED' from generate_series(1, 3)"), say.sync, say.query("begin")],
+          ...[say.bind("c1", "s4"), say.execute("c1", 1), say.flush],
+        );
+        await client.until(wire.BACKEND.portalSuspended);
+        client.send(say.sync, say.query("close c1"), say.query("execute s3"), say.execute("c1"), say.sync);
+        for (let i = 0; i < 3; i += 1) await client.until(Z);
+        const answers = await client.until(Z);
+        expect(lines(answers).join(" ")).toMatch(/^E 34000 portal "c1" may be another one by now: .* Z E$/);
+        expect(answers.some((a) => a.body.includes("HIDDEN"))).toBe(false);
+      });
+
+      test("a statement that could not be prepared anew fails, and its name stays untrusted", async () => {
+        const { client } = await opened();
+        client.send(say.parse("gone", "select * from names"), say.parse("e", "select 1"), say.sync);
+        await client.until(Z);
+        client.send(say.query("execute e"), say.query("begin"), say.query("alter table names rename to other"));
+        for (let i = 0; i < 3; i += 1) await client.until(Z);
+        client.send(say.bind("", "gone"), say.execute(""), say.sync, say.query("rollback"));
+        expect(lines(await client.until(Z)).join(" ")).toMatch(/^E 42P01 .* Z E$/);
+        await client.until(Z);
+        client.send(say.query(`prepare gone as ${update}`), say.bind("", "gone"), say.execute(""), say.sync);
+        await client.until(Z);
+        expect(lines(await client.until(Z))).toEqual(["2", "D", "C SELECT 1", "Z I"]);
+        await untouched(client);
+      });
+    });
+
+    describe("a text is not checked before the settings are known by which it is read", () => {
+      // A scope that is mistaken about one function, as a second line of defence has to assume.
+      const mistaken: Partial<ServeParts> = {
+        compileScope(scope) {
+          const checker = compileScope(scope);
+          return {
+            ...checker,
+            check: (sql) =>
+              sql.includes("set_config(") ? { ok: true, classes: ["select", "set"] } : checker.check(sql),
+          };
+        },
+      };
+      const hide = "select set_config('standard_conforming_strings', 'off', false)";
+      const attack = String.raw`select '\', '; drop table t; --'`;
+
+      test.each(["simple", "extended"])("by %s messages in one write", async (via) => {
+        const through = await startGateway({ parts: mistaken });
+        const client = await open({}, through);
+        if (via === "simple") client.send(say.query(hide), say.query(attack));
+        else {
+          client.send(
+            ...[say.parse("", hide), say.bind("", ""), say.execute(""), say.sync],
+            ...[say.parse("", attack), say.bind("", ""), say.execute(""), say.sync],
+          );
+        }
+        expect(lines(await client.rest()).at(-1)).toContain("E 42501 standard_conforming_strings became off");
+        expect(texts(through)).toEqual([hide]);
+        expect((await target.query("select 1 from t limit 1", { database })).rows).toBeDefined();
+      });
+
+      test("ahead of the Sync that brings the report, only what reads the same under all of them", async () => {
+        const through = await startGateway({ parts: mistaken });
+        const client = await open({}, through);
+        client.send(
+          ...[say.parse("", hide.replace("off", "on")), say.bind("", ""), say.execute("")],
+          ...[say.parse("", "select 'plain'"), say.bind("", ""), say.execute("")],
+          ...[say.parse("", attack), say.bind("", ""), say.execute(""), say.sync],
+        );
+        const said = lines(await client.until(Z));
+        expect(said.filter((line) => line === "C SELECT 1").length).toBe(2);
+        expect(said.at(-2)).toMatch(/^E 55000 code that Glasskey does not see/);
+        client.send(say.parse("", attack), say.bind("", ""), say.execute(""), say.sync);
+        expect(lines(await client.until(Z)).at(-2)).toBe("C SELECT 1");
+      });
+    });
+
+    test("many large statements in one write are checked one turn at a time", async () => {
+      let turns = 0;
+      let most = 0;
+      let now = 0;
+      let ticking = true;
+      const tick = (): void => {
+        turns += 1;
+        now = 0;
+        if (ticking) setImmediate(tick);
+      };
+      const through = await startGateway({
+        parts: {
+          compileScope(scope) {
+            const checker = compileScope(scope);
+            return {
+              ...checker,
+              check(sql) {
+                if (sql.length > 40_000) now += 1;
+                most = Math.max(most, now);
+                return checker.check(sql);
+              },
+            };
+          },
+        },
+      });
+      const client = await open({}, through);
+      tick();
+      const text = (i: number): string => `select length('${"x".repeat(40_000)}') + ${i}`;
+      const large = Buffer.concat(Array.from({ length: 40 }, (_each, i) => say.query(text(i))));
+      // One more that is longer than a read: when it is whole, much of what follows has come too.
+      client.send(say.query(`select length('${"y".repeat(3_000_000)}')`), large);
+      for (let i = 0; i < 41; i += 1) expect(lines(await client.until(Z)).at(-1)).toBe("Z I");
+      ticking = false;
+      expect(turns).toBeGreaterThan(0);
+      expect(most).toBe(1);
+      expect(texts(through).length).toBe(41);
     });
 
     test("a refused simple query leaves the connection usable, outside and inside a transaction", async () => {
@@ -599,6 +836,57 @@ describe.each(VERSIONS)("PostgreSQL %s", (_, binDir) => {
       const left = `select 1 from pg_stat_activity where usename = '${lease.role}'`;
       await expect.poll(async () => (await target.query(left)).rowCount, { timeout: 5_000 }).toBe(0);
     });
+
+    test("a client that leaves during a statement: the recording waits for the outcome, and cancels what takes too long", async () => {
+      const client = await open();
+      await target.query("insert into t values (910, 'old'), (911, 'old')", { database });
+      const update = (i: number, seconds: number): string =>
+        `update t set v = 'new' where i = ${i} and pg_sleep(${seconds}) is not null`;
+      client.send(say.query(update(910, 1.5)), say.terminate);
+      client.socket.end();
+      expect((await gateway.sessions.at(-1)?.ended)?.cause).toBe("client");
+      expect(gateway.json(RECORD.statementCompleted).at(-1)).toMatchObject({ tag: "UPDATE 1" });
+      const slow = await open();
+      slow.send(say.query(update(911, 8)), say.terminate);
+      slow.socket.end();
+      expect((await gateway.sessions.at(-1)?.ended)?.cause).toBe("client");
+      expect(gateway.json(RECORD.statementCompleted).at(-1)).toMatchObject({ error: { sqlstate: "57014" } });
+      const { rows } = await target.query("select v from t where i in (910, 911) order by i", { database });
+      expect(rows).toEqual([{ v: "new" }, { v: "old" }]);
+    }, 15_000);
+
+    test("destroyed during a pipeline: the running statement is cancelled and the next one never begins", async () => {
+      const client = await open();
+      await target.query("insert into t values (920, 'old'), (921, 'old')", { database });
+      client.send(
+        say.query("update t set v = 'new' where i = 920 and pg_sleep(30) is not null"),
+        say.query("update t set v = 'new' where i = 921"),
+      );
+      const mine = `select state from pg_stat_activity where usename = '${lease.role}'`;
+      await expect.poll(async () => JSON.stringify((await target.query(mine)).rows)).toContain("active");
+      gateway.sessions.at(-1)?.handle?.destroy();
+      await expect.poll(async () => (await target.query(mine)).rowCount, { timeout: 5_000 }).toBe(0);
+      const { rows } = await target.query("select v from t where i in (920, 921)", { database });
+      expect(rows).toEqual([{ v: "old" }, { v: "old" }]);
+      expect(gateway.json(RECORD.statementCompleted).at(-1)).toMatchObject({ error: { sqlstate: "08006" } });
+    });
+
+    test.each(["plain", "ssl"] as const)(
+      "%s: after a cut and its grace, a client that did not read gets no more of what was queued",
+      async (via) => {
+        const client = await open({ via });
+        client.socket.pause();
+        client.send(say.query("select repeat('x', 100000) from generate_series(1, 3000)"));
+        await new Promise((done) => setTimeout(done, 500));
+        const reset = new Promise<unknown>((done) => void client.socket.once("error", done));
+        gateway.sessions.at(-1)?.handle?.cut("over");
+        await new Promise((done) => setTimeout(done, 50));
+        gateway.sessions.at(-1)?.handle?.destroy();
+        await expect.poll(() => gateway.open.size).toBe(0);
+        client.socket.resume();
+        expect(String(await reset)).toContain("ECONNRESET");
+      },
+    );
 
     test("what was sent before goodbye is still done", async () => {
       const client = await open();

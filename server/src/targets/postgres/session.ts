@@ -194,6 +194,8 @@ async function open(startup: Startup, connection: ClientConnection, gate: Gate, 
         cancelling ??= sendCancel(plan, established.cancelKey, shared.contexts).finally(() => (cancelling = undefined));
         return cancelling;
       },
+      resetClient: () => void connection.socket.resetAndDestroy(),
+      resetTarget: () => established.reset(),
       closed: () => issued.revoke(),
     });
   } catch (error) {

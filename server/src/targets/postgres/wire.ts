@@ -10,6 +10,9 @@ import { isAscii, isUtf8 } from "node:buffer";
  * Source: PostgreSQL documentation, "Frontend/Backend Protocol", sections 54.2 (flow), 54.7 (formats), 54.8 (error fields).
  */
 
+/** A name's length in the target (NAMEDATALEN - 1). What is longer it cuts or compares in part, so that two names are one. */
+export const MAX_NAME_BYTES = 63;
+
 /** First bytes of the messages that clients send after the startup packet. */
 export const FRONTEND = {
   bind: 0x42,
@@ -174,6 +177,8 @@ export interface ParseMessage {
   name: string;
   /** Undefined when not valid UTF-8. */
   text: string | undefined;
+  /** Number and OIDs of the parameters' types, as they came; a view of the message. */
+  types: Buffer;
 }
 
 /** `[start, end)` is the body without type and length, here and below. @throws ProtocolViolation */
@@ -183,7 +188,8 @@ export function decodeParse(bytes: Buffer, start: number, end: number): ParseMes
   if (textEnd + 3 > end) throw malformed("Parse");
   const types = bytes.readUInt16BE(textEnd + 1);
   if (textEnd + 3 + 4 * types !== end) throw malformed("Parse");
-  return { name: nameText(bytes, start, nameEnd), text: utf8(bytes, nameEnd + 1, textEnd) };
+  const text = utf8(bytes, nameEnd + 1, textEnd);
+  return { name: nameText(bytes, start, nameEnd), text, types: bytes.subarray(textEnd + 1, end) };
 }
 
 /** One parameter of a Bind: text, NULL, or bytes for binary format and for text that is not UTF-8. */
@@ -319,9 +325,16 @@ function terminator(bytes: Buffer, start: number, end: number): number {
 
 function nameText(bytes: Buffer, start: number, end: number): string {
   if (start === end) return "";
-  const text = utf8(bytes, start, end);
-  if (text === undefined) throw new ProtocolViolation("a name in a message is not valid UTF-8", "22021");
-  return text;
+  if (end - start > MAX_NAME_BYTES) {
+    throw new ProtocolViolation(
+      `a name of ${end - start} bytes is longer than Glasskey forwards: PostgreSQL tells names apart by ${MAX_NAME_BYTES} bytes`,
+      "42622",
+    );
+  }
+  const part = bytes.subarray(start, end);
+  // In the target's own encoding other characters may take more bytes, or be the same one.
+  if (!isAscii(part)) throw new ProtocolViolation("a name in a message holds characters beyond ASCII", "42602");
+  return part.toString("latin1", 0, part.length);
 }
 
 function count(bytes: Buffer, at: number, end: number): number {
