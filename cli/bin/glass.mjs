@@ -19,7 +19,7 @@ if (major > 24 || (major === 24 && minor >= 11)) {
   enableCompileCache?.();
   // The three verbs that are the server itself; everything else is a client of its API.
   const server = ["serve", "init", "secret"].includes(process.argv[2] ?? "");
-  const { main } = server ? await import("@glasskey/server/main") : await import("../src/main.ts");
+  const { main } = server ? await import("@glasskey/server/commands") : await import("../src/main.ts");
   process.exitCode = await main(process.argv.slice(2));
 } else {
   const packages = ["node", "node-bin"].map((name) => `${name}-${process.platform}-${process.arch}/package.json`);
