@@ -100,7 +100,7 @@ test("lesson 18: the user is warned beforehand, once each, only of what is still
   await client.closedMs;
   const warnings = client.lines.filter((line) => line.startsWith("warn"));
   expect(warnings).toHaveLength(2);
-  expect(warnings[0]).toMatch(/^this session ends at \d\d:\d\d:\d\d UTC$/);
+  expect(warnings[0]).toMatch(/^warn this session ends at \d\d:\d\d:\d\d UTC$/);
   expect(payloads(r.journal, "notice").map(({ what }) => what)).toEqual(["warning", "warning", "cut"]);
 });
 
