@@ -171,6 +171,8 @@ function launch(
     `--reuid=${user.uid}`,
     `--regid=${user.gid}`,
     "--clear-groups",
+    // Without it the kernel leaves the capability out of account in access(2), by which initdb looks for its programs.
+    "--securebits=+no_setuid_fixup",
     "--inh-caps=+dac_override",
     "--ambient-caps=+dac_override",
   ];
