@@ -1,12 +1,12 @@
 import { existsSync } from "node:fs";
-import { chmod, mkdtemp, readFile, rm } from "node:fs/promises";
+import { chmod, cp, mkdir, mkdtemp, readFile, rm, stat } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import pg from "pg";
 import { afterEach, expect, inject, test } from "vitest";
 import { randomBase32 } from "../core/ids.ts";
-import { startCluster } from "./cluster.ts";
+import { embeddedBinDir, startCluster } from "./cluster.ts";
 import { openStore, type Store, type StoreAddress } from "./database.ts";
 import { openKeyring } from "./keyring.ts";
 import { migrate } from "./migrate.ts";
@@ -138,3 +138,19 @@ test("data whose password file is gone is never initialised over: the start is r
   expect(await readFile(join(dir, "store", "PG_VERSION"), "utf8")).toBe(version);
   expect(existsSync(join(dir, "store.new"))).toBe(false);
 });
+
+test.runIf(process.getuid?.() === 0)(
+  "below a folder that only root may enter, programs and data alike, PostgreSQL starts as another user",
+  async () => {
+    const dir = await folder();
+    const closed = join(dir, "closed");
+    await mkdir(closed, { mode: 0o700 });
+    await cp(dirname(embeddedBinDir()), join(closed, "native"), { recursive: true });
+    const cluster = await startCluster({
+      ...{ binDir: join(closed, "native", "bin"), dataDir: join(closed, "data", "store"), superuser: "glasskey" },
+    });
+    const owner = (await stat(`/proc/${cluster.pid}`)).uid;
+    await cluster.stop();
+    expect(owner).not.toBe(0);
+  },
+);
