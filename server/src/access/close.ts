@@ -48,9 +48,22 @@ export async function beginClosing(
   return moved;
 }
 
+/**
+ * Cuts the sessions of a grant that is closing. Never rejects, at whatever moment the data plane fails: its sessions are
+ * gone with it, and the proof asks the target. @returns how many this process cut.
+ */
+export async function cutSessions(access: Access, grant: string, reason: CutReason): Promise<number> {
+  try {
+    return await access.cutter().cut({ grant }, reason);
+  } catch (error) {
+    access.warn(`cutting the sessions of ${grant}: ${describe(error)}`);
+    return 0;
+  }
+}
+
 /** After the commit of {@link beginClosing}: sessions go at once, then the credential; resolves when this attempt is over. Never rejects. */
 export async function carryOut(access: Access, grant: string, reason: CutReason): Promise<number> {
-  const cut = access.cutter().cut({ grant }, reason);
+  const cut = cutSessions(access, grant, reason);
   try {
     const leases = await access.store
       .selectFrom("leases")
@@ -63,7 +76,7 @@ export async function carryOut(access: Access, grant: string, reason: CutReason)
     return count;
   } catch (error) {
     access.warn(`closing ${grant} goes on in the background: ${describe(error)}`);
-    return cut.catch(() => 0);
+    return cut;
   }
 }
 

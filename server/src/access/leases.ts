@@ -9,7 +9,7 @@ import type { LeasesTable } from "../store/tables.ts";
 import type { Confirmation, LeasePlan, LeaseSecrets } from "../targets/target.ts";
 import type { Access, KindControl } from "./access.ts";
 import { clearAlarm, raiseAlarm } from "./alarms.ts";
-import { beginClosing } from "./close.ts";
+import { beginClosing, cutSessions } from "./close.ts";
 import { finishClosing } from "./confirm.ts";
 import { planLease } from "./open.ts";
 import { move } from "./lifecycle.ts";
@@ -338,7 +338,7 @@ async function expire(access: Access, row: LeaseRow): Promise<void> {
     return moved;
   });
   if (over === undefined) return;
-  void access.cutter().cut({ grant: row.grant_id }, { code: "expired", text: "the grant's time is over" });
+  void cutSessions(access, row.grant_id, { code: "expired", text: "the grant's time is over" });
   await unclaim(access.store, row.id); // due for removal now; the loop takes it at once
 }
 
