@@ -145,8 +145,9 @@ export async function approveAndOpen(
   const approved = await move(tx, {
     ...{ grant, to: "approved", guard: "beforeDeadline", actor },
     set: {
-      approved_at: sql`clock_timestamp()`,
-      ends_at: sql`clock_timestamp() + duration_ms * interval '1 millisecond'`,
+      // One instant for both: two calls of clock_timestamp() differ, and the end would lie past the playbook's cap.
+      approved_at: sql`statement_timestamp()`,
+      ends_at: sql`statement_timestamp() + duration_ms * interval '1 millisecond'`,
     },
   });
   return approved === undefined ? undefined : beginOpening(access, tx, approved);
