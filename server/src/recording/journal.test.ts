@@ -36,7 +36,7 @@ test("what queues during one write goes into the next one, together", async () =
   const recorder = journal.recorder(newId("session"));
   const before = { writes: files.writes, frames: journal.stats().frames };
   files.hold();
-  recorder.write(RECORD.notice, "{}");
+  recorder.write(RECORD.notice, "{}", () => {});
   await turn();
   await turn();
   for (let i = 0; i < 50; i++) recorder.write(RECORD.notice, "{}");
@@ -45,6 +45,20 @@ test("what queues during one write goes into the next one, together", async () =
   await journal.flush();
   expect(files.writes - before.writes).toBe(2);
   expect(journal.stats().frames - before.frames).toBe(2);
+});
+
+test("a record that nobody waits for goes with the next that somebody does, and is written without one too", async () => {
+  await using folder = await testFolder();
+  const files = faultyFiles();
+  await using journal = await testJournal(folder.path, { files });
+  const recorder = journal.recorder(newId("session"));
+  const before = files.writes;
+  recorder.write(RECORD.statementCompleted, "{}");
+  await committed(recorder, RECORD.notice, "{}");
+  expect(files.writes - before).toBe(1);
+  recorder.write(RECORD.statementCompleted, "{}");
+  while (recorder.pendingBytes > 0) await turn();
+  expect(files.writes - before).toBe(2);
 });
 
 test("records, rotation and restart: everything is there, once, in order, in one growing sequence", async () => {

@@ -82,6 +82,9 @@ const PREPARE_PAUSE_MS = 10;
 const SLOW_SLICE_BYTES = 256 << 10;
 const FAST_SLICE_BYTES = 4 << 20;
 const BACKGROUND_SYNC_MS = 1_000;
+/** A record that nobody waits for goes with the next that somebody does; alone it is written after so long, or at so many bytes. */
+const LONE_MS = 5;
+const LONE_BYTES = 64 << 10;
 
 type Next =
   | { readonly is: "preparing" }
@@ -143,9 +146,11 @@ export async function openJournal(options: JournalOptions): Promise<Journal> {
   let opened = false;
   let writing = false;
   let scheduled = false;
+  let awaited = false; // somebody waits for something in the queue
   let idle: (() => void)[] = [];
   let retryTimer: NodeJS.Timeout | undefined;
   let syncTimer: NodeJS.Timeout | undefined;
+  let loneTimer: NodeJS.Timeout | undefined;
   let preparing: Promise<void> | undefined;
   let syncing: Promise<void> | undefined;
   const retired = new Set<Promise<void>>();
@@ -276,24 +281,30 @@ export async function openJournal(options: JournalOptions): Promise<Journal> {
     payload: Uint8Array | string,
     committed: (() => void) | undefined,
   ): void => {
+    if (committed !== undefined) awaited = true;
     const last = queue.at(-1);
-    if (last !== undefined) {
-      const added = queueRecord(last, writer, kind, nowUs(), payload, committed);
-      if (added > 0) {
-        pendingBytes += added;
-        return schedule();
-      }
+    const added = last === undefined ? 0 : queueRecord(last, writer, kind, nowUs(), payload, committed);
+    pendingBytes += added;
+    if (added === 0) {
+      const batch = spare.pop() ?? emptyBatch();
+      queue.push(batch);
+      pendingBytes += queueRecord(batch, writer, kind, nowUs(), payload, committed);
     }
-    const batch = spare.pop() ?? emptyBatch();
-    queue.push(batch);
-    pendingBytes += queueRecord(batch, writer, kind, nowUs(), payload, committed);
     schedule();
   };
 
   const schedule = (): void => {
     if (scheduled || writing || queue.length === 0) return;
-    scheduled = true;
-    setImmediate(write);
+    if (awaited || idle.length > 0 || queue.length > 1 || (queue[0] as Batch).length >= LONE_BYTES) {
+      scheduled = true;
+      setImmediate(write);
+      return;
+    }
+    loneTimer ??= setTimeout(() => {
+      loneTimer = undefined;
+      if (scheduled || writing || queue.length === 0) return;
+      write();
+    }, LONE_MS);
   };
 
   /** Makes room for a frame in the current file, or says that it has to wait. */
@@ -342,6 +353,7 @@ export async function openJournal(options: JournalOptions): Promise<Journal> {
     current.position += length;
     for (let i = 0; i < taken; i++) inFlight.push(queue[i] as Batch);
     queue.splice(0, taken);
+    if (queue.length === 0) awaited = false;
     writing = true;
     if (durable) return files.write(current.fd, out, length, from, written);
     try {
@@ -365,7 +377,7 @@ export async function openJournal(options: JournalOptions): Promise<Journal> {
     if (durable) synced = sequence;
     const finished = inFlight.splice(0, inFlight.length);
     // Where the next batch may have to be refused, these callbacks run first: none may run after onFailure.
-    if (durable && next.is !== "missing") write();
+    if (durable && next.is !== "missing" && awaited) write();
     else schedule();
     for (const batch of finished) {
       commit(batch);
@@ -468,7 +480,9 @@ export async function openJournal(options: JournalOptions): Promise<Journal> {
     async flush() {
       while (busy()) {
         if (state === "failed" || state === "closed") break;
-        await new Promise<void>((resume) => idle.push(resume));
+        const done = new Promise<void>((resume) => idle.push(resume));
+        schedule();
+        await done;
       }
       if (failure !== undefined) throw failure;
     },
@@ -479,6 +493,7 @@ export async function openJournal(options: JournalOptions): Promise<Journal> {
         while (inWriting()) await new Promise<void>((resume) => idle.push(resume)); // its descriptor is in use
         clearTimeout(retryTimer);
         clearTimeout(syncTimer);
+        clearTimeout(loneTimer);
         const wasFailed = state === "failed";
         state = "closed";
         await preparing;
