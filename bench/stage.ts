@@ -102,6 +102,7 @@ async function startGlasskey({
 }: Start): Promise<{ glasskey: Glasskey; stop: () => Promise<void> }> {
   const secrets = { ann: newPersonSecret(), sam: newPersonSecret() };
   await writeFiles(dir, {
+    "policy/policy.yaml": "reasons: { customer-impact: Customers cannot use the product }\n",
     "policy/people.yaml": `- { name: ann, roles: [requester], groups: [payments], secret: ${await hashSecret(secrets.ann)} }
 - { name: sam, roles: [security_officer], secret: ${await hashSecret(secrets.sam)} }
 `,

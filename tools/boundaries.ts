@@ -24,11 +24,19 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   "registry.ts": ["core", "target.ts", "targets/*"],
   access: ["core", "store", "audit", "identity", "playbooks", "target.ts"],
   gateway: ["core", "access", "recording", "audit", "target.ts"],
-  api: ["contract", "core", "store", "audit", "identity", "playbooks", "access", "recording", "gateway", "target.ts"],
-  "config.ts": ["core", "store", "playbooks", "target.ts"],
-  // The two composition roots, one per thread.
+  // Each implements an interface of access, or serves what access asks for.
+  evidence: ["core", "store", "audit", "playbooks", "access"],
+  notify: ["core", "store", "audit", "identity", "playbooks", "access"],
+  bundles: ["core", "store", "audit", "playbooks", "access"],
+  api: [
+    ...["contract", "core", "store", "audit", "identity", "playbooks", "access", "recording", "gateway", "target.ts"],
+    ...["evidence", "notify", "bundles"],
+  ],
+  "config.ts": ["core", "store", "playbooks", "evidence", "notify", "bundles", "target.ts"],
+  // The composition roots: one per thread of the server, and the verbs that need no server.
   "main.ts": ["*"],
   "data-plane.ts": ["*"],
+  "playbook-commands.ts": ["core", "codes", "playbooks", "registry.ts", "target.ts"],
   testing: ["*"],
   bench: ["*"],
   fuzz: ["*"],
@@ -45,7 +53,7 @@ const OF_MAIN = new Set(["commands.ts", "init.ts", "installation.ts"]);
 const IMPORTED_ONLY_BY: Readonly<Record<string, readonly string[]>> = {
   "main.ts": ["tools", "bench"],
   "data-plane.ts": ["main.ts"],
-  "registry.ts": ["main.ts", "data-plane.ts", "tools", "bench"],
+  "registry.ts": ["main.ts", "data-plane.ts", "playbook-commands.ts", "tools", "bench"],
   testing: ["bench", "fuzz"],
 };
 

@@ -15,6 +15,12 @@ export const FOR_TESTS: readonly DebianPackage[] = [
   { name: "postgresql", without: "the tests against a second PostgreSQL version, and with psql and pg_dump" },
   { name: "postgresql-contrib", without: "the tests with pgbench" },
   { name: "python3-psycopg2", without: "the tests with Python's psycopg2" },
+  {
+    name: "prometheus-alertmanager",
+    without: "the test against a real Alertmanager",
+    service: "prometheus-alertmanager",
+  },
+  { name: "chromium", without: "the tests of pages in a browser" },
 ];
 
 export const FOR_BENCHMARKS: readonly DebianPackage[] = [

@@ -136,6 +136,12 @@ async function writePolicy(
     ),
   );
   const files: Record<string, string> = {
+    "policy.yaml": `# What holds for all playbooks: the reason codes, and what a playbook says where it says nothing itself.
+reasons:
+  customer-impact: Customers cannot use the product, or see wrong data
+  data-loss: Data is being lost or damaged
+  security: Somebody is where they must not be
+`,
     "people.yaml": `# The demo's people; their secrets are in demo-secrets.txt.\n${lines.join("\n")}\n`,
     "targets/orders-prod.yaml": `target: orders-prod
 kind: postgres

@@ -13,13 +13,17 @@ function find(name) {
   }
 }
 
+function load(verb) {
+  if (["serve", "init", "secret"].includes(verb)) return import("@glasskey/server/commands");
+  return verb === "playbook" ? import("@glasskey/server/playbook-commands") : import("../src/main.ts");
+}
+
 const [major, minor] = process.versions.node.split(".").map(Number);
 if (major > 24 || (major === 24 && minor >= 11)) {
   const { enableCompileCache } = await import("node:module");
   enableCompileCache?.();
-  // The three verbs that are the server itself; everything else is a client of its API.
-  const server = ["serve", "init", "secret"].includes(process.argv[2] ?? "");
-  const { main } = server ? await import("@glasskey/server/commands") : await import("../src/main.ts");
+  // The verbs that are the server itself, and those that read policy files; everything else is a client of its API.
+  const { main } = await load(process.argv[2] ?? "");
   process.exitCode = await main(process.argv.slice(2));
 } else {
   const packages = ["node", "node-bin"].map((name) => `${name}-${process.platform}-${process.arch}/package.json`);

@@ -79,7 +79,7 @@ export const COMMANDS: readonly Command[] = [
     explain: {
       reason: "one of the playbook's reason codes",
       why: "in your own words; kept encrypted",
-      incident: "a ticket or incident reference",
+      incident: "the incident's reference; where the playbook needs one and none is given, the open ones are listed",
       for: "how long, such as 30m; default: the playbook's max",
       "no-wait": "where a human must approve: do not wait for them (exit code 4)",
     },
@@ -131,6 +131,31 @@ export const COMMANDS: readonly Command[] = [
     arity: [1, 1],
     run: async (call) => (await import("./commands/grants.ts")).deny(call),
     summary: "Say no to somebody's grant",
+  },
+  {
+    ...{
+      name: "review",
+      usage: 'glass review [GRANT] [--sign justified|not-justified --note "…"]',
+      arity: [0, 1],
+      run: async (call) => (await import("./commands/review.ts")).review(call),
+      summary: "Reviews that wait; or one use's whole story, and its signature",
+    },
+    options: { sign: text, note: text },
+    explain: {
+      sign: "justified or not-justified; never your own, and only of a closed grant",
+      note: "what you looked at, in your own words; kept encrypted",
+    },
+  },
+  {
+    ...{
+      name: "report",
+      usage: "glass report [--since 30d]",
+      arity: [0, 0],
+      run: async (call) => (await import("./commands/report.ts")).report(call),
+      summary: "Uses by reason code and playbook, approvals, overdue reviews",
+    },
+    options: { since: text },
+    explain: { since: "how far back; default 30d" },
   },
   {
     ...{
@@ -207,10 +232,24 @@ export const COMMANDS: readonly Command[] = [
     summary: "Could a lease be minted and revoked there? Says what is missing",
   },
   {
+    name: "policy",
+    usage: "glass policy",
+    arity: [0, 0],
+    run: async (call) => (await import("./commands/policy.ts")).policy(call),
+    summary: "Which policy is in force, and where it came from",
+  },
+  {
+    name: "policy history",
+    usage: "glass policy history [NUMBER]",
+    arity: [0, 1],
+    run: async (call) => (await import("./commands/policy.ts")).history(call),
+    summary: "What was in force, and who gained and lost by each change",
+  },
+  {
     name: "policy reload",
     usage: "glass policy reload",
     arity: [0, 0],
-    run: async (call) => (await import("./commands/targets.ts")).reload(call),
-    summary: "Read the policy folder again",
+    run: async (call) => (await import("./commands/policy.ts")).reload(call),
+    summary: "Read the server's policy source again, a folder or git",
   },
 ];

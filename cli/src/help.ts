@@ -4,6 +4,7 @@ import { paragraph, table } from "./output.ts";
 const SERVER: readonly (readonly [string, string])[] = [
   ["init DIR", "Make a folder to start from: glasskey.yaml, policy, people"],
   ["serve [--config FILE]", "Control plane and gateway in one process"],
+  ["playbook lint|test|plan|explain|fmt", "Policy files, checked and explained offline"],
   ["secret", "A new secret for a person, and its line for people.yaml"],
 ];
 

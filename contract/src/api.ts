@@ -53,6 +53,18 @@ export const playbookView = z.object({
   kind: z.string(),
   may: z.boolean().describe("Whether the caller may break this glass now"),
   need: z.number().int().describe("Approvals that it would take now"),
+  quorum: z
+    .array(z.string())
+    .describe("Why it takes more approvals than usual, and what ends that; empty where it does not"),
+  incident: z
+    .array(z.string())
+    .describe("Severities, one of which a named, open incident must have; empty: none is asked for"),
+  unknown: z.array(z.string()).describe("What nobody can tell now, so that a human has to agree"),
+  hours: z.string().nullable().describe("When it may be used, in words; null: at any time"),
+  unanswered: z
+    .object({ afterMs: z.number().int(), forMs: z.number().int() })
+    .nullable()
+    .describe("Whether it opens by itself when nobody answers, and for how long at most"),
   reasons: z.array(z.string()).describe("Where not: why not, and what would have to be true"),
   reasonCodes: z.array(z.string()),
   maxMs: z.number().int(),
@@ -88,6 +100,33 @@ export const proofView = z.object({
 });
 export type ProofView = z.infer<typeof proofView>;
 
+export const observationView = z
+  .object({
+    fact: z.string().describe("`oncall:ROTA` or `incident:REF`"),
+    value: z.enum(["true", "false", "unknown"]),
+    severity: z.string().optional(),
+    source: z.string(),
+    observedAt: z.string().describe("When the source itself was asked, ISO 8601"),
+    ageMs: z.number().describe("How old it was at the request"),
+    detail: z.string().optional().describe("Where unknown: why"),
+  })
+  .describe("One fact that the request stood on");
+export type ObservationView = z.infer<typeof observationView>;
+
+export const reviewView = z.object({
+  grant: z.string(),
+  playbook: z.string(),
+  requester: z.string(),
+  openedAt: time,
+  dueAt: time,
+  overdue: z.boolean(),
+  signedAt: time.nullable(),
+  signedBy: z.string().nullable(),
+  verdict: z.enum(["justified", "not_justified"]).nullable(),
+  note: z.string().nullable(),
+});
+export type ReviewView = z.infer<typeof reviewView>;
+
 export const approvalView = z.object({ person: z.string(), verdict: z.enum(["approve", "deny"]), at: time });
 
 export const sessionView = z.object({
@@ -120,7 +159,16 @@ export const grantView = z.object({
   reason: z.string(),
   why: z.string(),
   incident: z.string().nullable(),
-  need: z.number().int(),
+  bundle: z.string().nullable().describe("Hash of the policy bundle at the request"),
+  evidence: z.array(observationView),
+  need: z.number().int().describe("Approvals needed; while it waits, by the policy and the use of this moment"),
+  missing: z.number().int().describe("While it waits: how many of them are missing; yeses that no longer count are"),
+  quorum: z.array(z.string()).describe("Why it needs more approvals than usual; empty where it does not"),
+  sidesMissing: z.array(z.string()).describe("While it waits: sides that nobody has spoken for"),
+  paged: z.boolean().describe("While it waits: whether a channel that wakes people confirmed the call"),
+  unansweredAt: time.nullable().describe("While it waits: when it may open without an answer"),
+  openedUnanswered: z.boolean(),
+  extensionWanted: z.boolean(),
   approvals: z.array(approvalView),
   forMs: z.number().int(),
   createdAt: time,
@@ -131,10 +179,11 @@ export const grantView = z.object({
   closedAt: time.nullable(),
   endCause: z.string().nullable(),
   endText: z.string().nullable(),
-  mayApprove: z.array(z.string()).describe("People whose approval would count, while pending"),
+  mayApprove: z.array(z.string()).describe("While it waits: people whose approval would still count"),
   lastError: z.string().nullable().describe("While opening or closing: what the target answered last"),
   attempts: z.number().int(),
   proof: proofView.nullable(),
+  review: reviewView.nullable().describe("The look back on it; null for a grant that was never open"),
 });
 export type GrantView = z.infer<typeof grantView>;
 
@@ -159,6 +208,75 @@ export const endRequest = z.strictObject({ waitMs: z.number().int().min(0).max(1
 export const killRequest = z.strictObject({ id: z.union([grantId, sessionId]), why: oneLine(500).optional() });
 export const killAnswer = z.object({ id: z.string(), sessionsCut: z.number().int(), grant: grantView });
 export type KillAnswer = z.infer<typeof killAnswer>;
+
+// -------------------------------------------------------------------------------------------------- reviews and reports
+
+export const reviewList = z.object({
+  reviews: z
+    .array(
+      reviewView.extend({ target: z.string(), reason: z.string(), state: z.enum(GRANT_STATES), maySign: z.boolean() }),
+    )
+    .describe("Waiting for a signature, the most overdue first"),
+});
+export type ReviewList = z.infer<typeof reviewList>;
+
+export const momentView = z.object({
+  at: time,
+  type: z.string(),
+  index: z.number().int().describe("Of the entry in the log"),
+  text: z.string(),
+});
+
+export const reviewAnswer = z.object({
+  grant: grantView,
+  maySign: z.boolean(),
+  sessions: z.array(sessionView),
+  timeline: z.array(momentView),
+  complete: z.boolean().describe("False where the story is too long for one answer; the log has it all"),
+});
+export type ReviewAnswer = z.infer<typeof reviewAnswer>;
+
+export const signRequest = z.strictObject({
+  verdict: z.enum(["justified", "not_justified"]),
+  note: z
+    .string()
+    .trim()
+    .min(3, "is too short: say in a few words what you looked at")
+    .max(2000, "is too long: 2,000 characters are enough")
+    .regex(/^(?:[^\p{Cc}\p{Cs}]|[\n\r\t])*$/u, "has control characters")
+    .describe("In the signer's own words; kept encrypted"),
+});
+
+export const reportView = z.object({
+  from: time,
+  to: time,
+  reasons: z.array(
+    z.object({ code: z.string(), means: z.string().nullable(), uses: z.number().int(), requests: z.number().int() }),
+  ),
+  playbooks: z.array(
+    z.object({
+      playbook: z.string(),
+      uses: z.number().int(),
+      requests: z.number().int(),
+      notJustified: z.number().int(),
+      unsigned: z.number().int(),
+      overdue: z.number().int(),
+    }),
+  ),
+  requests: z.object({
+    total: z.number().int(),
+    denied: z.number().int(),
+    withdrawn: z.number().int(),
+    timedOut: z.number().int(),
+    failed: z.number().int(),
+    openedAtOnce: z.number().int(),
+    openedUnanswered: z.number().int(),
+  }),
+  approvals: z.object({ given: z.number().int(), denied: z.number().int() }),
+  medianApproveMs: z.number().int().nullable(),
+  overdueReviews: z.array(z.object({ grant: z.string(), playbook: z.string(), dueAt: time })),
+});
+export type ReportView = z.infer<typeof reportView>;
 
 // -------------------------------------------------------------------------------------------------- recordings and log
 

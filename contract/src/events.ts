@@ -7,9 +7,11 @@
  * `grant`, `session`, `lease`, `target`, `playbook` and `data`.
  */
 export const EVENTS = {
-  "grant.requested": "A person asked for a playbook; `data` has the reason code, the duration and the playbook's hash.",
+  "grant.requested":
+    "A person asked for a playbook; `data` has the reason code, the duration, the hashes of playbook and bundle, and the evidence with source and age.",
   "grant.refused": "A person asked for a playbook that did not allow it; `data` has the clauses that failed.",
-  "grant.approved": "The request has what it needs: enough approvals, or a playbook that needs none.",
+  "grant.approved":
+    "The request has what it needs: enough approvals, a playbook that needs none, or (`data.unanswered`) a call that nobody answered.",
   "grant.denied": "An approver said no; the grant is over.",
   "grant.withdrawn": "The requester took the request back.",
   "grant.timed_out": "Nobody decided before the deadline.",
@@ -23,6 +25,13 @@ export const EVENTS = {
   "grant.reviewed": "Somebody other than the requester signed the review.",
   "approval.given": "A person approved a grant.",
   "approval.denied": "A person refused a grant.",
+  "review.opened": "A use began, and somebody has to look back on it; `data` has the time by which.",
+  "review.overdue": "Nobody signed the review in time; the playbook needs a quorum until somebody does.",
+  "review.signed": "Somebody other than the requester looked back on a grant; `data` has the verdict.",
+  "notice.delivered":
+    "A channel confirmed that it delivered a notice; `data` has the channel, the event and the receipt's hash.",
+  "notice.given_up":
+    "A notice could not be delivered before it lost its meaning; `data` has the channel and the event.",
   "lease.planned": "A credential's names and remote ids were written down, before anything was done on the target.",
   "lease.minting": "The connector is about to create the credential on the target.",
   "lease.minted": "The target has the credential.",
@@ -40,8 +49,11 @@ export const EVENTS = {
     "A chunk of a session's recording is final; `data` has `chunk` (its number from 0), `sha256` (hex) and `bytes` of the encrypted file.",
   "login.succeeded": "A person logged in to Glasskey.",
   "login.failed": "A login was refused.",
-  "policy.loaded": "Targets, playbooks and people were read and are in force; `data` has their hashes.",
-  "policy.rejected": "A policy folder did not load; what was in force stays so.",
+  "policy.loaded":
+    "A bundle of targets, playbooks and people is in force; `data` has its hash, source, commit, author, signer, and who gained and lost by it.",
+  "policy.rejected": "A bundle was refused; what was in force stays so. `data` says why, and which commit it was.",
+  "evidence.received": "A source pushed a fact, signed; `data` has source and fact.",
+  "evidence.refused": "A push of a fact was refused; `data` says why.",
   "access.drift": "A target's access state after a grant differs from before; `data` has the fingerprints.",
   "alarm.raised": "Something needs a human.",
   "alarm.cleared": "What raised the alarm is over.",

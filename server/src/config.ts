@@ -1,9 +1,12 @@
 import { readFileSync } from "node:fs";
 import { dirname, isAbsolute, join, resolve } from "node:path";
 import { z } from "zod";
+import { locateSource, POLICY_GIT_KEYS, policySchema, type GitSource } from "./bundles/config.ts";
 import { parseDuration } from "./core/duration.ts";
 import { describe, GlassError } from "./core/errors.ts";
 import { Secret } from "./core/secret.ts";
+import { evidenceConfig, evidenceKeys, placeEvidence, type SourceConfig } from "./evidence/config.ts";
+import { locateChannels, notifySchema, type NotifyConfig } from "./notify/config.ts";
 import { readDocument } from "./playbooks/document.ts";
 import { formatProblems, suggest } from "./playbooks/problem.ts";
 import { locate, startOf, toJson } from "./playbooks/shape.ts";
@@ -11,7 +14,10 @@ import type { SecretResolver } from "./targets/target.ts";
 
 /** What `glasskey.yaml` says, with every path absolute and every default filled in. */
 export interface ServerConfig {
+  /** The policy folder; what relative references in targets are relative to, also where the policy comes from git. */
   policyDir: string;
+  /** Where the policy comes from, if not from the folder. */
+  policyGit?: GitSource | undefined;
   dataDir: string;
   api: Listen;
   /** Listeners of the gateway, by target kind. */
@@ -27,6 +33,10 @@ export interface ServerConfig {
   tokenTtlMs: number;
   /** Lets clients on this machine in without TLS. For measurements and old clients. */
   plaintextLoopback: boolean;
+  /** Who is asked for facts from outside. */
+  evidence: readonly SourceConfig[];
+  /** Where people are told of things. */
+  notify: NotifyConfig;
   /** The log's origin (C2SP tlog-checkpoint); undefined: made from the installation's id. */
   origin: string | undefined;
 }
@@ -75,7 +85,7 @@ const reference = z
   );
 
 const schema = z.strictObject({
-  policy: z.string().default("policy"),
+  policy: policySchema.prefault("policy"),
   data: z.string().default("data"),
   listen: z
     .strictObject({ api: listen.prefault("127.0.0.1:7443"), postgres: listen.prefault("127.0.0.1:7432") })
@@ -102,6 +112,8 @@ const schema = z.strictObject({
   root_key: reference.optional(),
   tokens: z.strictObject({ ttl: duration.prefault("1h") }).prefault({}),
   plaintext_loopback: z.boolean().default(false),
+  evidence: evidenceConfig.prefault({}),
+  notify: notifySchema.prefault({}),
   log: z
     .strictObject({
       origin: z
@@ -154,8 +166,10 @@ export function readConfig(file: string, dataDir?: string): ServerConfig {
   const absolute = (text: string): string => (isAbsolute(text) ? text : join(base, text));
   const reference = (text: string): string =>
     text.startsWith("${file:") ? `\${file:${absolute(text.slice("${file:".length, -1))}}` : text;
+  const policy = locateSource(value.policy, { path: absolute, reference });
   return {
-    policyDir: absolute(value.policy),
+    policyDir: policy.kind === "folder" ? policy.folder : base,
+    policyGit: policy.kind === "git" ? policy : undefined,
     dataDir: dataDir === undefined ? absolute(value.data) : resolve(dataDir),
     api: value.listen.api,
     gateway: { postgres: value.listen.postgres },
@@ -176,6 +190,8 @@ export function readConfig(file: string, dataDir?: string): ServerConfig {
     rootKey: value.root_key === undefined ? undefined : reference(value.root_key),
     tokenTtlMs: value.tokens.ttl,
     plaintextLoopback: value.plaintext_loopback,
+    evidence: placeEvidence(value.evidence, absolute, reference),
+    notify: locateChannels(value.notify, { path: absolute, reference }),
     origin: value.log.origin,
   };
 }
@@ -198,12 +214,15 @@ function locateKey(
 function knownKeys(path: readonly (string | number)[]): readonly string[] {
   const shapes: Record<string, readonly string[]> = {
     "": Object.keys(schema.shape),
+    policy: ["git"],
+    "policy.git": POLICY_GIT_KEYS,
     listen: ["api", "postgres"],
     tls: ["cert", "key", "ca"],
     database: ["host", "port", "user", "password", "database", "ca"],
     tokens: ["ttl"],
     log: ["origin"],
   };
+  if (path[0] === "evidence" && path.length === 2) return evidenceKeys(String(path[1]));
   return shapes[path.join(".")] ?? [];
 }
 

@@ -50,6 +50,16 @@ listen:
 hosts: [localhost, 127.0.0.1] # names that people reach this server by
 recording: durable
 `,
+    "policy/policy.yaml": `# What holds for all playbooks. docs/playbooks.md explains each key.
+reasons: # every reason code there is; playbooks name those that count for them
+  customer-impact: Customers cannot use the product, or see wrong data
+  data-loss: Data is being lost or damaged
+  security: Somebody is where they must not be
+zone: UTC # what hours are told in
+defaults:
+  approve: { within: 15m }
+  time: { idle: 15m }
+`,
     "policy/people.yaml": `# Who there is. No role implies another. Secrets are hashes: make one with \`glass secret\`.
 - name: ${person}
   roles: [requester, auditor, admin]

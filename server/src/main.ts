@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { isAbsolute, join } from "node:path";
 import type { TargetCheck } from "@glasskey/contract";
 import type { EventType } from "@glasskey/contract/events";
 import pg from "pg";
@@ -9,26 +9,31 @@ import { clearAlarm, raiseAlarm } from "./access/alarms.ts";
 import { startCutBus } from "./access/cut-bus.ts";
 import { startLeaseWorker, type LeaseWorker } from "./access/leases.ts";
 import { challenge, noteActivity, openSession, sessionClosed } from "./access/sessions.ts";
-import { closeDrifted, forgetNode, heartbeat, sweepGrants, sweepOrphans } from "./access/sweep.ts";
+import { closeDrifted } from "./access/drift.ts";
+import { forgetNode, heartbeat, sweepGrants, sweepOrphans } from "./access/sweep.ts";
 import { buildApp, type App } from "./api/app.ts";
 import type { Api } from "./api/services.ts";
 import { append } from "./audit/append.ts";
 import { exportLog } from "./audit/export.ts";
 import { createLogReader } from "./audit/read.ts";
 import { startSequencer } from "./audit/sequencer.ts";
+import { startBundles, type Bundles } from "./bundles/serve.ts";
 import { resolveSecret, type ServerConfig } from "./config.ts";
 import { sleep, systemClock } from "./core/clock.ts";
 import { describe, GlassError } from "./core/errors.ts";
 import type { JsonObject } from "./core/json.ts";
+import { createEvidence } from "./evidence/service.ts";
 import { startGateway } from "./gateway/gateway.ts";
 import { addressGroup } from "./gateway/throttle.ts";
 import { createLogin } from "./identity/login.ts";
 import { createThrottle } from "./identity/throttle.ts";
 import { personOfToken, revokeToken } from "./identity/tokens.ts";
 import { installationId, logSigner, makeDataDir, makePrivateDir, nodeId, rootKey, serverTls } from "./installation.ts";
-import { loadPolicy } from "./playbooks/load.ts";
+import { createLinks } from "./notify/links.ts";
+import { createNotifier } from "./notify/notifier.ts";
+import { compilePolicy } from "./playbooks/load.ts";
+import { planPolicies } from "./playbooks/plan.ts";
 import type { Policy } from "./playbooks/policy.ts";
-import { formatProblems } from "./playbooks/problem.ts";
 import { folderChunkStore } from "./recording/chunk-store.ts";
 import { lockFolder } from "./recording/journal-files.ts";
 import { openSealer, type Sealer } from "./recording/sealer.ts";
@@ -38,6 +43,7 @@ import { openStore, type Store, type StoreAddress } from "./store/database.ts";
 import { openKeyring } from "./store/keyring.ts";
 import { migrate } from "./store/migrate.ts";
 import { kinds } from "./targets/registry.ts";
+import type { SecretResolver } from "./targets/target.ts";
 
 export const VERSION = "0.1.0";
 
@@ -64,7 +70,7 @@ export interface RunningServer {
   readonly logDir: string;
   /** Resolves, with why, when it cannot go on: the recording or the log is not to be trusted any more. */
   readonly failed: Promise<Error>;
-  /** Reads the policy folder again. @returns what is wrong with it; undefined when it is in force. */
+  /** Reads this process's own policy source again, a folder or git. @returns what is wrong with it; undefined when it is in force. */
   reloadPolicy(): Promise<string | undefined>;
   /** Tells the sessions, flushes and seals the recordings, closes the log, stops the store. Idempotent. */
   stop(why?: string): Promise<void>;
@@ -95,20 +101,35 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     await writeFile(caFile, tls.ca);
 
     const kindsByName = new Map(kinds.map((kind) => [kind.kind, kind]));
-    const load = () => loadPolicy({ folder: config.policyDir, kinds: kindsByName });
-    const first = await load();
-    if (!first.ok) throw new GlassError("config_invalid", formatProblems(first.problems).trimEnd());
-    let policy: Policy = first.policy;
+    let served: Bundles | undefined;
+    const policy = (): Policy => {
+      if (served === undefined) throw new GlassError("internal", "no policy is in force yet");
+      return served.policy();
+    };
+
+    // References in targets are relative to the policy folder, so that a policy is the same on every machine.
+    const resolvePolicySecret: SecretResolver = (text) => {
+      const path = /^\$\{file:([^{}]+)\}$/.exec(text)?.[1];
+      if (path === undefined || isAbsolute(path)) return resolveSecret(text);
+      return resolveSecret(`\${file:${join(config.policyDir, path)}}`);
+    };
+    const evidence = createEvidence({ sources: config.evidence, store, clock: systemClock, resolveSecret, warn });
+    const links = createLinks(keyring);
+    const notifier = createNotifier({
+      ...{ store, keyring, config: config.notify, policy, links, node },
+      ...{ clock: systemClock, resolveSecret, warn },
+    });
+    parts.set("notifier", () => notifier.stop());
 
     // Access, its worker and the gateway need each other; the last two are filled in below.
     let worker: LeaseWorker | undefined;
     let cutter: SessionCutter | undefined;
     const access: Access = {
-      ...{ store, keyring, install, node, warn, policy: () => policy },
+      ...{ store, keyring, install, node, warn, policy, evidence, notifier },
       kinds: new Map(
         kinds.map((kind) => [
           kind.kind,
-          { driver: kind.driver(resolveSecret), promises: (c: JsonObject) => kind.promises(c) },
+          { driver: kind.driver(resolvePolicySecret), promises: (c: JsonObject) => kind.promises(c) },
         ]),
       ),
       cutter: () => {
@@ -118,6 +139,20 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
       kick: async (lease) => worker?.kick(lease),
     };
 
+    await forgetNode(access, node);
+    const bundles = await startBundles({
+      ...{ store, node, warn, dir: join(config.dataDir, "policy-git"), plan: planPolicies, resolveSecret },
+      source: config.policyGit ?? { kind: "folder", folder: config.policyDir },
+      compile: (files) => compilePolicy({ files, kinds: kindsByName }),
+      onPolicy: (next) => closeDrifted(access, next),
+      alarms: {
+        raise: (key, text) => raiseAlarm(store, warn, key, text, notifier),
+        clear: (key) => clearAlarm(store, warn, key),
+      },
+    });
+    served = bundles;
+    parts.set("policy", () => bundles.stop());
+
     const signer = logSigner(keyring, config.origin ?? `glasskey.local/${install}`);
     const sequencer = await startSequencer({
       ...{ address, signers: [signer], headFile: join(config.dataDir, "log-head") },
@@ -125,7 +160,6 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
       onIntegrityError: (error) => failed.resolve(error),
     });
     parts.set("sequencer", () => sequencer.stop());
-    await forgetNode(access, node);
 
     const chunks = folderChunkStore(join(config.dataDir, "chunks"));
     const journal = {
@@ -155,7 +189,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
         journalFailed: (message) => {
           warn(`recording: ${message}`); // also when the alarm is open already
           const text = `nothing can be recorded, so nothing is opened: ${message}`;
-          void raiseAlarm(store, warn, `journal ${node}`, text).catch(() => {});
+          void raiseAlarm(store, warn, `journal ${node}`, text, notifier).catch(() => {});
         },
         log: warn,
       },
@@ -177,9 +211,8 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
       onError: (error) => {
         warn(`sealing: ${describe(error)}`);
         if (error instanceof GlassError && error.code === "integrity") {
-          void raiseAlarm(store, warn, `sealing ${node}`, `a recording cannot be sealed: ${error.message}`).catch(
-            () => {},
-          );
+          const text = `a recording cannot be sealed: ${error.message}`;
+          void raiseAlarm(store, warn, `sealing ${node}`, text, notifier).catch(() => {});
         }
       },
     });
@@ -199,8 +232,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     const leases = startLeaseWorker(access);
     worker = leases;
     parts.set("leases", () => leases.stop());
-    await say(store, "policy.loaded", { hash: policy.hash });
-    await closeDrifted(access, policy);
+    await bundles.begin();
 
     const recordings = createRecordings({ store, keyring, chunks, sealNow: (session) => sealing.sealNow(session) });
     const logDir = join(config.dataDir, "log");
@@ -232,12 +264,14 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
       timers.abort();
       await Promise.all(loops);
     });
+    // Whoever starts next must not take this process for alive: it would not put its own policy folder into force.
+    parts.set("node", async () => void (await store.deleteFrom("nodes").where("id", "=", node).execute()));
 
     const endpoints = new Map(
       gateway.ports.map(({ kind, port }) => [kind, { host: config.hosts[0] ?? "localhost", port }]),
     );
     const find = (name: string): { name: string; secret: string | undefined } | undefined => {
-      const person = policy.people.find((candidate) => candidate.name === name && candidate.enabled);
+      const person = policy().people.find((candidate) => candidate.name === name && candidate.enabled);
       return person === undefined ? undefined : { name: person.name, secret: person.secret?.reveal() };
     };
     const login = createLogin({ store, throttle: createThrottle(systemClock), tokenTtlMs: config.tokenTtlMs, find });
@@ -251,6 +285,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
         ca: tls.ca,
         warn,
         log: { reader: createLogReader(store), vkey: signer.vkey },
+        ...{ evidence, links, clock: systemClock },
       },
       personOfToken: (token) => personOfToken(store, token),
       login: (name, secret, remoteAddress) => login({ name, secret, remoteAddress: addressGroup(remoteAddress) }),
@@ -258,17 +293,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
       endpoint: (kind) => endpoints.get(kind),
       checkTargets: (name) => checkTargets(access, name),
       recordings,
-      async reloadPolicy() {
-        const loaded = await load();
-        if (!loaded.ok) {
-          await say(store, "policy.rejected", { problems: loaded.problems.length, inForce: policy.hash });
-          return formatProblems(loaded.problems);
-        }
-        policy = loaded.policy;
-        await say(store, "policy.loaded", { hash: policy.hash });
-        await closeDrifted(access, policy);
-        return undefined;
-      },
+      bundles,
       async health() {
         const ping = store
           .selectFrom("installation")
@@ -284,12 +309,14 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     const app = await buildApp(api, { key: tls.key, cert: `${tls.cert}\n${tls.ca}` });
     parts.set("api", () => app.close());
     const port = await listen(app, config);
+    const url = `https://${config.hosts[0] ?? "localhost"}:${port}`;
+    notifier.start(url);
     await say(store, "server.started", { version: VERSION });
 
     let stopping: Promise<void> | undefined;
     return {
       ...{
-        url: `https://${config.hosts[0] ?? "localhost"}:${port}`,
+        url,
         endpoints,
         config,
         install,
@@ -298,7 +325,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
         logDir,
       },
       failed: failed.promise,
-      reloadPolicy: () => api.reloadPolicy(),
+      reloadPolicy: () => bundles.reload(),
       stop(why) {
         stopText = why ?? stopText;
         stopping ??= say(store, "server.stopped")
@@ -319,10 +346,13 @@ type Part = (typeof STOP_ORDER)[number];
 const STOP_ORDER = [
   "api",
   "timers",
+  "policy",
   "leases",
+  "notifier",
   "gateway",
   "bus",
   "sealer",
+  "node",
   "sequencer",
   "export",
   "store",

@@ -73,6 +73,12 @@ export const PEOPLE = `
 - { name: zoe, roles: [requester], secret: HASH }
 `;
 
+/** Reason codes, and nothing else. */
+const POLICY = `reasons:
+  outage: Something does not work
+  data-loss: Data is being lost or damaged
+`;
+
 /** A playbook on the target `prod`, with the given lines changed. */
 export function playbook(name: string, changes: Record<string, string> = {}): string {
   const lines = {
@@ -85,7 +91,12 @@ export function playbook(name: string, changes: Record<string, string> = {}): st
     .join("");
 }
 
-export async function startTestSystem(cluster: SharedCluster, files: Record<string, string> = {}): Promise<TestSystem> {
+/** @param settings of glasskey.yaml, beside those that every test has; a process of its own does not get them. */
+export async function startTestSystem(
+  cluster: SharedCluster,
+  files: Record<string, string> = {},
+  settings: Partial<Pick<ServerConfig, "evidence" | "notify" | "policyGit">> = {},
+): Promise<TestSystem> {
   const folder = await mkdtemp(join(tmpdir(), "glasskey-system-"));
   const target = await startTestTarget();
   await target.query("create role app_rw nologin; create role app_ro nologin");
@@ -128,6 +139,7 @@ export async function startTestSystem(cluster: SharedCluster, files: Record<stri
   await writeFile(join(folder, "target.password"), target.password, { mode: 0o600 });
   await writeFile(join(folder, "store.password"), cluster.password, { mode: 0o600 });
   await writePolicy({
+    "policy.yaml": POLICY,
     "people.yaml": PEOPLE,
     "targets/prod.yaml": `target: prod
 kind: postgres
@@ -158,7 +170,10 @@ config:
       tokenTtlMs: 3_600_000,
       plaintextLoopback: false,
       origin: undefined,
+      evidence: [],
+      notify: { channels: new Map(), alarms: [] },
     },
+    ...settings,
     rootKey: `\${file:${rootKey}}`,
     database: {
       ...{

@@ -12,7 +12,7 @@ import { clock, duration, plain, table, type Output } from "../output.ts";
 const LOST_MS = 120_000;
 const RETRY_MS = 2_000;
 /** The grant that an argument names. @throws CliError before anything is asked of the server. */
-function grantArgument(args: readonly string[]): string {
+export function grantArgument(args: readonly string[]): string {
   const id = args[0] ?? "";
   if (/^gr_[0-9a-hjkmnp-tv-z]{12}$/.test(id)) return id;
   throw usage(
@@ -47,7 +47,8 @@ export async function breakGlass({ args, options, command, out }: Invocation): P
   if (isWaiting(grant)) {
     if (grant.state === "pending") {
       const verb = options["no-wait"] === true ? "Needs" : `${out.yellow("Waiting")} for`;
-      out.hint(`${verb} ${approvals(grant.need)} of ${who(grant)}, until ${clock(grant.decideBy)}.`);
+      out.hint(`${verb} ${approvals(grant.missing)} of ${who(grant)}, until ${clock(grant.decideBy)}.`);
+      for (const line of circumstances(grant)) out.hint(`  ${line}`);
       out.hint(`  They run: ${out.bold(`glass approve ${grant.grant}`)}`);
     }
     if (options["no-wait"] === true) {
@@ -93,15 +94,38 @@ async function missing(
     .join(" and ");
   return usage(
     `${lacking} ${lacking.includes("and") ? "are" : "is"} missing`,
-    `glass break ${playbook} --reason ${codes} --why "what is broken, in a few words"`,
+    `glass break ${playbook} --reason ${codes} --why "what is broken, in a few words"${view.incident.length === 0 ? "" : " --incident REF"}`,
   );
 }
 
-function readDuration(text: string): number {
-  const match = /^(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?$/.exec(text);
-  const ms = (Number(match?.[1] ?? 0) * 3600 + Number(match?.[2] ?? 0) * 60 + Number(match?.[3] ?? 0)) * 1000;
+/** Milliseconds of `30m`, `1h30m` or `7d`. @throws CliError */
+export function readDuration(text: string): number {
+  const match = /^(?:(\d{1,4})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,8})s)?$/.exec(text);
+  const [d = 0, h = 0, m = 0, s = 0] = (match ?? []).slice(1).map((part) => Number(part ?? 0));
+  const ms = (d * 86_400 + h * 3600 + m * 60 + s) * 1000;
   if (match === null || ms === 0) throw usage(`"${plain(text)}" is not a duration`, "Write it as 30m, 90s or 1h30m.");
   return ms;
+}
+
+/** What a person should know while a grant waits: why it needs more than usual, and what happens if nobody answers. */
+function circumstances(grant: GrantView): string[] {
+  const lines = grant.quorum.map((why) => plain(why));
+  if (grant.sidesMissing.length > 0) lines.push(`Not spoken for yet: ${plain(grant.sidesMissing.join("; "))}.`);
+  if (grant.unansweredAt !== null) {
+    lines.push(
+      grant.paged
+        ? `If nobody answers, it opens by itself at ${clock(grant.unansweredAt)}.`
+        : `If nobody answers, it opens by itself at ${clock(grant.unansweredAt)}, once a page was delivered; none was yet.`,
+    );
+  }
+  return lines;
+}
+
+/** `oncall:payments true, says static, 12s old`. */
+function evidenceLine({ fact, value, severity, source, ageMs, detail }: GrantView["evidence"][number]): string {
+  const known = severity === undefined ? value : `${value} (${severity})`;
+  const age = ageMs < 1_000 ? "fresh" : `${duration(ageMs)} old`;
+  return plain(`${fact} ${known}, says ${source}, ${age}${detail === undefined ? "" : `: ${detail}`}`);
 }
 
 const approvals = (n: number): string => `${n} approval${n === 1 ? "" : "s"}`;
@@ -145,6 +169,10 @@ function notOpened(grant: GrantView): CliError {
     case "timed_out":
       return new CliError("policy_denied", `nobody decided on ${grant.grant} in time`, {
         next: "Break the glass again, or reach an approver another way.",
+      });
+    case "failed":
+      return new CliError("policy_denied", `${grant.grant} did not open: ${text}`, {
+        next: "glass ls says what you may break now.",
       });
     case "withdrawn":
       return new CliError("grant_over", `${grant.grant} was withdrawn`);
@@ -255,9 +283,12 @@ export async function status({ args, options, out }: Invocation): Promise<number
 /** The last column: what this grant waits for, or when it ends or ended. */
 function whatNext(grant: GrantView, me: string): string {
   if (grant.state === "pending") {
-    const missing = grant.need - grant.approvals.length;
-    return grant.mayApprove.includes(me) ? "waits for you" : `needs ${approvals(missing)} of ${who(grant)}`;
+    const decided = grant.approvals.some(({ person }) => person === me);
+    return grant.mayApprove.includes(me) && !decided
+      ? "waits for you"
+      : `needs ${approvals(grant.missing)} of ${who(grant)}`;
   }
+  if (grant.extensionWanted && grant.mayApprove.includes(me)) return "more time is asked for: it waits for you";
   if (grant.closedAt !== null)
     return `ended ${clock(grant.closedAt)}${grant.endText === null ? "" : `, ${plain(grant.endText)}`}`;
   return grant.endsAt === null ? "" : `ends ${clock(grant.endsAt)}`;
@@ -269,7 +300,7 @@ function stateOf(grant: GrantView, out: Output): string {
   return grant.state === "closed" || grant.state === "reviewed" ? text : out.yellow(text);
 }
 
-function show(grant: GrantView, out: Output): void {
+export function show(grant: GrantView, out: Output): void {
   out.say(`${out.bold(grant.grant)} is ${stateOf(grant, out)}`);
   const rows: [string, string][] = [
     ["playbook", `${grant.playbook} on ${grant.target} (${grant.kind})`],
@@ -277,19 +308,35 @@ function show(grant: GrantView, out: Output): void {
     ["why", `${grant.reason}: ${plain(grant.why)}${grant.incident === null ? "" : ` [${plain(grant.incident)}]`}`],
     ["asked", `${clock(grant.createdAt)} for ${duration(grant.forMs)}`],
   ];
-  if (grant.need > 0) {
+  for (const fact of grant.evidence) rows.push(["evidence", evidenceLine(fact)]);
+  if (grant.openedUnanswered) rows.push(["approvals", "nobody answered: it opened by itself"]);
+  if (grant.need > 0 && (!grant.openedUnanswered || grant.approvals.length > 0)) {
     const given = grant.approvals.map(
       ({ person, verdict, at }) => `${verdict === "approve" ? "yes" : "no"} by ${person} at ${clock(at)}`,
     );
     rows.push(["approvals", `${given.join("; ") || "none yet"} (needs ${grant.need})`]);
   }
-  if (grant.state === "pending") rows.push(["waits for", `${who(grant)}, until ${clock(grant.decideBy)}`]);
+  for (const why of grant.quorum) rows.push(["quorum", plain(why)]);
+  if (grant.state === "pending") {
+    rows.push(["waits for", `${approvals(grant.missing)} of ${who(grant)}, until ${clock(grant.decideBy)}`]);
+    for (const side of grant.sidesMissing) rows.push(["", `nobody has spoken for: ${plain(side)}`]);
+    rows.push(["paged", grant.paged ? "yes, and delivery is confirmed" : "no delivery is confirmed"]);
+    if (grant.unansweredAt !== null)
+      rows.push(["unanswered", `may open by itself at ${clock(grant.unansweredAt)}, once a page was delivered`]);
+  }
+  if (grant.extensionWanted) rows.push(["more time", `asked for; needs ${approvals(grant.missing)} of ${who(grant)}`]);
   if (grant.endsAt !== null && grant.state === "active")
     rows.push(["ends", `${clock(grant.endsAt)}, in ${duration(Date.parse(grant.endsAt) - Date.now())}`]);
   if (grant.endText !== null)
     rows.push(["ended", `${plain(grant.endText)}${grant.closedAt === null ? "" : ` (${clock(grant.closedAt)})`}`]);
   if (grant.lastError !== null)
     rows.push(["last answer", `${plain(grant.lastError)} (tried ${grant.attempts} times, goes on)`]);
+  const { review } = grant;
+  if (review !== null) {
+    const signed = `${review.verdict?.replace("_", " ") ?? ""}, signed by ${review.signedBy ?? ""} at ${clock(review.signedAt ?? "")}`;
+    const waits = `${review.overdue ? out.red("overdue since") : "due"} ${clock(review.dueAt)}: glass review ${grant.grant}`;
+    rows.push(["review", review.signedAt === null ? waits : signed]);
+  }
   out.sayAll(table(rows.map(([key, value]) => [`  ${key}`, value])).flat());
   if (grant.proof !== null) proof(grant, out);
 }
@@ -325,7 +372,7 @@ export async function extend({ args, out }: Invocation): Promise<number> {
     return 0;
   }
   out.say(
-    `${out.yellow("Asked")}. It needs ${grant.need} approval${grant.need === 1 ? "" : "s"} of ${who(grant)}: glass approve ${grant.grant}`,
+    `${out.yellow("Asked")}. It needs ${approvals(grant.missing)} of ${who(grant)}: glass approve ${grant.grant}`,
   );
   return 4;
 }
@@ -375,10 +422,13 @@ async function decide(verdict: "approve" | "deny", { args, out }: Invocation): P
     );
     return 0;
   }
-  const missing = grant.need - grant.approvals.filter((approval) => approval.verdict === "approve").length;
-  if (grant.state === "pending")
-    out.say(`Noted. ${grant.grant} needs ${missing} more approval${missing === 1 ? "" : "s"}.`);
-  else
+  if (grant.state === "pending" || grant.extensionWanted) {
+    out.say(`Noted. ${grant.grant} waits for ${grant.missing} more approval${grant.missing === 1 ? "" : "s"}.`);
+    for (const line of circumstances(grant)) out.say(`  ${line}`);
+  } else if (grant.state === "failed") {
+    out.say(`${out.red("Not opened")}: ${plain(grant.endText ?? grant.state)}`);
+    return 3;
+  } else
     out.say(
       `${out.green("Approved")}: ${grant.requester} may work on ${grant.target} until ${clock(grant.endsAt ?? "")}.`,
     );

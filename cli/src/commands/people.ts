@@ -59,8 +59,8 @@ export async function ls({ out }: Invocation): Promise<number> {
       playbook.may
         ? playbook.need === 0
           ? "opens at once"
-          : `needs ${playbook.need} approval${playbook.need === 1 ? "" : "s"}`
-        : "not for you",
+          : `needs ${playbook.need} approval${playbook.need === 1 ? "" : "s"}${playbook.quorum.length > 0 ? " (quorum)" : ""}`
+        : "not now, or not for you",
       `up to ${duration(playbook.maxMs)}`,
     ]),
   );
@@ -68,10 +68,29 @@ export async function ls({ out }: Invocation): Promise<number> {
     out.sayAll(lines[i] ?? []);
     out.sayAll(paragraph(plain(playbook.summary), 4));
     for (const reason of playbook.reasons) out.sayAll(paragraph(plain(reason), 4).map(out.dim));
-    const line = `glass break ${playbook.playbook} --reason ${playbook.reasonCodes.join("|")} --why "…"`;
+    for (const why of playbook.quorum) out.sayAll(paragraph(plain(why), 4).map(out.yellow));
+    if (playbook.unknown.length > 0) {
+      const what = `Nobody can tell now whether you are ${playbook.unknown.join(" or ")}, so a human has to agree.`;
+      out.sayAll(paragraph(plain(what), 4).map(out.yellow));
+    }
+    for (const condition of conditions(playbook)) out.sayAll(paragraph(plain(condition), 4).map(out.dim));
+    const incident = playbook.incident.length === 0 ? "" : " --incident REF";
+    const line = `glass break ${playbook.playbook} --reason ${playbook.reasonCodes.join("|")} --why "…"${incident}`;
     if (playbook.may) out.sayAll(paragraph(line, 4).map(out.dim));
   });
   return 0;
+}
+
+function conditions({ incident, hours, unanswered, may }: PlaybookView): string[] {
+  const lines: string[] = [];
+  if (incident.length > 0) lines.push(`Needs an open incident: ${incident.join(" or ")}.`);
+  if (hours !== null && may) lines.push(`Only ${hours}.`);
+  if (unanswered !== null) {
+    lines.push(
+      `Opens by itself when nobody answers for ${duration(unanswered.afterMs)}, for at most ${duration(unanswered.forMs)}.`,
+    );
+  }
+  return lines;
 }
 
 async function readSecret(file: string | undefined, prompt: string): Promise<string> {

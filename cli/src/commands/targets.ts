@@ -1,7 +1,6 @@
 import type { TargetCheck } from "@glasskey/contract";
 import { call } from "../client.ts";
 import type { Invocation } from "../commands.ts";
-import { CliError } from "../errors.ts";
 import { readLogin } from "../home.ts";
 import { plain, table } from "../output.ts";
 
@@ -24,19 +23,4 @@ export async function targetCheck({ args, out }: Invocation): Promise<number> {
     });
   }
   return targets.every(({ checks }) => checks.every(({ ok }) => ok)) ? 0 : 1;
-}
-
-export async function reload({ out }: Invocation): Promise<number> {
-  const answer = await call<{ inForce: boolean; problems: string | null; hash: string }>(
-    readLogin(),
-    "POST",
-    "/v1/policy/reload",
-  );
-  out.value(answer);
-  if (answer.inForce) out.say(`In force: policy ${answer.hash.slice(0, 12)}.`);
-  else
-    throw new CliError("config_invalid", answer.problems ?? "the policy did not load", {
-      next: "The policy that was in force stays so.",
-    });
-  return 0;
 }

@@ -1,7 +1,7 @@
 import type { JsonObject } from "../core/json.ts";
-import type { Policy } from "../playbooks/policy.ts";
+import type { Evidence, Facts, IncidentFact, Policy } from "../playbooks/policy.ts";
 import type { Keyring } from "../store/keyring.ts";
-import type { Store } from "../store/database.ts";
+import type { Store, Tx } from "../store/database.ts";
 import type { LeaseDriver, Promises } from "../targets/target.ts";
 
 /** What access needs of a target kind in the control plane. */
@@ -33,6 +33,89 @@ export interface SessionActivity {
   idleMs: number;
 }
 
+/** One fact as a source told it; kept on the grant, and in its log entry. */
+export interface Observation {
+  /** `oncall:ROTA` or `incident:REF`. */
+  readonly fact: string;
+  readonly value: Evidence;
+  /** Of an open incident. */
+  readonly severity?: string;
+  /** `static`, or `kind:name` of glasskey.yaml's `evidence`. */
+  readonly source: string;
+  /** When the source itself was asked, ISO 8601; what was cached is older than the decision. */
+  readonly observedAt: string;
+  readonly ageMs: number;
+  /** Where unknown: why, in words without secrets. */
+  readonly detail?: string;
+}
+
+export interface Observed {
+  readonly oncall: Facts["oncall"];
+  readonly incident: IncidentFact;
+  readonly observations: readonly Observation[];
+}
+
+/** Asks the sources of evidence. Implemented by evidence. */
+export interface EvidenceService {
+  /**
+   * What is known of one person and these rotas, and of the incident where one is named. Never rejects, and takes a few
+   * seconds at most: what cannot be known by then is unknown.
+   */
+  observe(about: {
+    policy: Policy;
+    person: string;
+    rotas: readonly string[];
+    incident?: string | undefined;
+  }): Promise<Observed>;
+  /** Open incidents that the sources know of now, for a person who has to name one. Never rejects. */
+  openIncidents(): Promise<readonly { ref: string; severity: string; summary: string; source: string }[]>;
+}
+
+/** What people are told of. */
+export type NoticeEvent =
+  | "approval_wanted"
+  | "extension_wanted"
+  | "opened"
+  | "opened_unanswered"
+  | "denied"
+  | "withdrawn"
+  | "timed_out"
+  | "closed"
+  | "not_proved"
+  | "review_overdue"
+  | "alarm";
+
+/** Something to tell, before it is written for each channel. Free text of people (`why`) is in it; channels leave it out. */
+export interface Notice {
+  readonly event: NoticeEvent;
+  /** The grant it is about; undefined for an alarm of the installation. */
+  readonly grant?: string;
+  readonly round?: number;
+  readonly playbook?: string;
+  readonly target?: string;
+  readonly requester?: string;
+  readonly reason?: string;
+  readonly why?: string;
+  readonly incident?: string;
+  readonly until?: Date;
+  /** One sentence. */
+  readonly text: string;
+  /** Channels of the playbook. */
+  readonly channels: readonly string[];
+  /** People who may decide now; each with a channel of their own gets a signed link there. Never the requester. */
+  readonly deciders?: readonly string[];
+  /** After this moment it is not delivered any more. */
+  readonly expiresAt?: Date;
+}
+
+/** Tells people. Implemented by notify. */
+export interface Notifier {
+  /** Writes the notice into the outbox, in the caller's transaction. Delivery begins after the commit. */
+  post(tx: Tx, notice: Notice): Promise<void>;
+  /** Whether the channel (`kind:name`) is configured, and whether it is one that wakes people and confirms that it did. */
+  channel(name: string): { page: boolean } | undefined;
+}
+
 /** Everything that the files of this folder work with; made once, in main.ts. */
 export interface Access {
   readonly store: Store;
@@ -44,6 +127,8 @@ export interface Access {
   /** The policy in force; a reload replaces it. */
   readonly policy: () => Policy;
   readonly kinds: ReadonlyMap<string, KindControl>;
+  readonly evidence: EvidenceService;
+  readonly notifier: Notifier;
   readonly cutter: () => SessionCutter;
   /** Starts work on a lease at once, and resolves when this attempt is over. Never rejects. */
   readonly kick: (lease: string) => Promise<void>;

@@ -1,13 +1,18 @@
 import { append } from "../audit/append.ts";
 import { newId } from "../core/ids.ts";
 import type { Store } from "../store/database.ts";
+import type { Notifier } from "./access.ts";
 
-/** Raises an alarm, once per key until it is cleared. @returns whether it is new. */
+/**
+ * Raises an alarm, once per key until it is cleared; the installation's own channels are told in the same transaction.
+ * @returns whether it is new.
+ */
 export async function raiseAlarm(
   store: Store,
   warn: (line: string) => void,
   key: string,
   text: string,
+  notifier?: Pick<Notifier, "post">,
 ): Promise<boolean> {
   const id = newId("alarm");
   const fresh = await store.transaction().execute(async (tx) => {
@@ -19,6 +24,7 @@ export async function raiseAlarm(
       .executeTakeFirst();
     if (row === undefined) return false;
     await append(tx, { type: "alarm.raised", at: new Date(), actor: "glasskey", data: { alarm: id, key } });
+    await notifier?.post(tx, { event: "alarm", text, channels: [] });
     return true;
   });
   if (fresh) warn(`ALARM ${text}`);

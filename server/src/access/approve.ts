@@ -3,14 +3,27 @@ import { append } from "../audit/append.ts";
 import { GlassError } from "../core/errors.ts";
 import { pseudonymOf } from "../identity/pseudonyms.ts";
 import type { Tx } from "../store/database.ts";
-import type { Access } from "./access.ts";
+import type { Access, Observed } from "./access.ts";
 import { applyExtension } from "./extend.ts";
+import { factsFor, lockPlaybook, observe, observedAtRequest, stillHolding } from "./facts.ts";
 import { move, type GrantRow } from "./lifecycle.ts";
-import { approveAndOpen, denied } from "./request.ts";
+import { approveAndOpen, decideOpening } from "./open.ts";
+import { denied } from "./request.ts";
+import { tell } from "./tell.ts";
+
+/** What a vote brought about. */
+interface Outcome {
+  readonly decided: boolean;
+  readonly lease?: string | undefined;
+  readonly after?: (() => Promise<void>) | undefined;
+}
 
 /**
  * One person's yes or no. Votes on one grant are taken one after the other (its row is locked), each is decided by the
- * policy in force, and a person has one vote. A yes while an extension is asked for counts for that extension.
+ * policy in force at that moment, and a person has one vote. A yes while an extension is asked for counts for that
+ * extension. Whether the yeses suffice is decided anew with each: a yes of somebody who may not approve any more, and a
+ * playbook that has become a quorum since the request, leave the grant waiting.
+ * @param shownRound which round the person was asked about, where they were: a vote never counts for another one.
  * @returns whether the vote brought the decision. When a yes opens the grant, the opening goes on after this resolves.
  * @throws GlassError `policy_denied` with the reason, `conflict` when there is nothing to vote on any more.
  */
@@ -19,85 +32,134 @@ export async function vote(
   person: string,
   grantId: string,
   verdict: "approve" | "deny",
+  shownRound?: number,
 ): Promise<{ decided: boolean }> {
-  const policy = access.policy();
-  const name = policy.person(person)?.name ?? person;
+  const about = await access.store
+    .selectFrom("grants")
+    .select(["requester", "playbook", "incident"])
+    .where("id", "=", grantId)
+    .executeTakeFirst();
+  if (about === undefined) throw new GlassError("not_found", `there is no grant ${grantId.slice(0, 40)}`);
+  const observed =
+    verdict === "deny"
+      ? undefined // a no needs no facts, and waits for no source
+      : await observe(access, {
+          person: about.requester,
+          playbook: about.playbook,
+          incident: about.incident ?? undefined,
+        });
+  const name = access.policy().person(person)?.name ?? person;
   const actor = await pseudonymOf(access.store, name);
-  const { lease, after, decided } = await access.store.transaction().execute(async (tx) => {
-    const grant = await tx.selectFrom("grants").selectAll().where("id", "=", grantId).forUpdate().executeTakeFirst();
-    if (grant === undefined) throw new GlassError("not_found", `there is no grant ${grantId.slice(0, 40)}`);
+  const outcome = await access.store.transaction().execute(async (tx): Promise<Outcome> => {
+    const grant = await tx
+      .selectFrom("grants")
+      .selectAll()
+      .where("id", "=", grantId)
+      .forUpdate()
+      .executeTakeFirstOrThrow();
     const round = grant.state === "pending" ? 0 : grant.state === "active" ? grant.extension_round : null;
     if (round === null) throw nothingToDecide(grant, verdict);
-
-    const votes = await tx
-      .selectFrom("approvals")
-      .select(["person", "verdict"])
-      .where("grant_id", "=", grantId)
-      .where("round", "=", round)
-      .execute();
-    const approvedBy = votes.filter((row) => row.verdict === "approve").map((row) => row.person);
-    const { ageMs, late } = await ageOf(tx, grant, round);
-    if (late) {
-      throw new GlassError("conflict", "the time to decide is over", {
-        next: "The requester can break the glass again.",
+    if (shownRound !== undefined && shownRound !== round) {
+      throw new GlassError("conflict", "what you were asked has been decided meanwhile", {
+        next: `\`glass status ${grantId}\` shows what is asked now.`,
       });
     }
-    const decision = policy.decide({
-      action: verdict,
-      person: name,
-      playbook: grant.playbook,
-      requester: grant.requester,
-      ageMs,
-      approvedBy,
-    });
-    if (!decision.allow) throw denied(decision);
-    if (policy.playbook(grant.playbook)?.hash !== grant.playbook_hash) {
-      throw new GlassError("conflict", "the playbook changed after the request", {
-        next: "Ask the requester to break the glass again.",
-      });
-    }
-    const fresh = await tx
-      .insertInto("approvals")
-      .values({ grant_id: grantId, round, person: name, verdict })
-      .onConflict((c) => c.columns(["grant_id", "round", "person"]).doNothing())
-      .returning("person")
-      .executeTakeFirst();
-    if (fresh === undefined) throw new GlassError("conflict", `${name} has already decided on this grant`);
-    const event = {
-      at: new Date(),
-      actor,
-      grant: grantId,
-      target: grant.target,
-      playbook: grant.playbook,
-      data: { round },
-    };
-    await append(tx, { type: verdict === "approve" ? "approval.given" : "approval.denied", ...event });
-
-    if (verdict === "deny") {
-      if (round > 0) {
-        await tx.updateTable("grants").set({ extension_round: null }).where("id", "=", grantId).execute();
-        return { lease: undefined, after: undefined, decided: true };
-      }
-      const set = {
-        end_cause: "denied",
-        end_text: `denied by ${name}`,
-        ended_by: name,
-        closed_at: sql<Date>`clock_timestamp()`,
-      };
-      const moved = await move(tx, { grant: grantId, to: "denied", actor, guard: "beforeDeadline", set });
-      return { lease: undefined, after: undefined, decided: moved !== undefined };
-    }
+    const approvedBy = await cast(access, tx, { grant, round, name, actor, verdict });
+    if (observed === undefined) return refuse(access, tx, { grant, round, name, actor });
     if (round > 0) {
-      const extended = await applyExtension(access, tx, grant, [...approvedBy, name], actor);
-      return { lease: undefined, after: extended, decided: extended !== undefined };
+      const after = await applyExtension(access, tx, grant, { approvedBy, observed, actor });
+      return { decided: after !== undefined, after };
     }
-    if (approvedBy.length + 1 < grant.need) return { lease: undefined, after: undefined, decided: false };
-    const opened = await approveAndOpen(access, tx, grantId, actor);
-    return { lease: opened, after: undefined, decided: true };
+    return openIfEnough(access, tx, { grant, observed, actor });
   });
-  if (lease !== undefined) void access.kick(lease);
-  if (after !== undefined) await after();
-  return { decided };
+  if (outcome.lease !== undefined) void access.kick(outcome.lease);
+  await outcome.after?.();
+  return { decided: outcome.decided };
+}
+
+/** Counts the vote, if the policy in force lets this person vote. @returns everybody whose yes is on the books. */
+async function cast(
+  access: Access,
+  tx: Tx,
+  about: { grant: GrantRow; round: number; name: string; actor: string; verdict: "approve" | "deny" },
+): Promise<readonly string[]> {
+  const { grant, round, name, actor, verdict } = about;
+  const policy = access.policy(); // read under the lock: whoever left the group since the click has no vote
+  const votes = await tx
+    .selectFrom("approvals")
+    .select(["person", "verdict"])
+    .where("grant_id", "=", grant.id)
+    .where("round", "=", round)
+    .execute();
+  const approvedBy = votes.filter((row) => row.verdict === "approve").map((row) => row.person);
+  const { ageMs, late } = await ageOf(tx, grant, round);
+  if (late) {
+    throw new GlassError("conflict", "the time to decide is over", {
+      next: "The requester can break the glass again.",
+    });
+  }
+  const { playbook, requester } = grant;
+  const decision = policy.decide({ action: verdict, person: name, playbook, requester, ageMs, approvedBy });
+  if (!decision.allow) throw denied(decision);
+  if (policy.playbook(playbook)?.hash !== grant.playbook_hash) {
+    throw new GlassError("conflict", "the playbook changed after the request", {
+      next: "Ask the requester to break the glass again.",
+    });
+  }
+  const fresh = await tx
+    .insertInto("approvals")
+    .values({ grant_id: grant.id, round, person: name, verdict })
+    .onConflict((c) => c.columns(["grant_id", "round", "person"]).doNothing())
+    .returning("person")
+    .executeTakeFirst();
+  if (fresh === undefined) throw new GlassError("conflict", `${name} has already decided on this grant`);
+  const event = { at: new Date(), actor, grant: grant.id, target: grant.target, playbook, data: { round } };
+  await append(tx, { type: verdict === "approve" ? "approval.given" : "approval.denied", ...event });
+  return verdict === "approve" ? [...approvedBy, name] : approvedBy;
+}
+
+async function refuse(
+  access: Access,
+  tx: Tx,
+  { grant, round, name, actor }: { grant: GrantRow; round: number; name: string; actor: string },
+): Promise<Outcome> {
+  if (round > 0) {
+    await tx.updateTable("grants").set({ extension_round: null }).where("id", "=", grant.id).execute();
+    const text = `${name} said no to more time; ${grant.id} ends when it would have ended.`;
+    await tell(access, tx, grant, { event: "denied", round, text });
+    return { decided: true };
+  }
+  const moved = await move(tx, {
+    ...{ grant: grant.id, to: "denied", actor, guard: "beforeDeadline" },
+    set: {
+      ...{ end_cause: "denied", end_text: `denied by ${name}`, ended_by: name },
+      closed_at: sql<Date>`clock_timestamp()`,
+    },
+  });
+  if (moved === undefined) return { decided: false };
+  await tell(access, tx, moved, { event: "denied", round, text: `${name} said no to ${grant.requester}.` });
+  return { decided: true };
+}
+
+async function openIfEnough(
+  access: Access,
+  tx: Tx,
+  { grant, observed, actor }: { grant: GrantRow; observed: Observed; actor: string },
+): Promise<Outcome> {
+  await lockPlaybook(tx, grant.playbook);
+  const facts = await factsFor(access, tx, {
+    ...{ person: grant.requester, playbook: grant.playbook, except: grant.id },
+    observed: stillHolding(observed, observedAtRequest(grant)),
+  });
+  const decision = await decideOpening(access, tx, grant, facts);
+  if (decision.missing > 0) {
+    // What it needs may have grown since the request; whoever looks sees what is in force.
+    const quorum = JSON.stringify(decision.quorum);
+    await tx.updateTable("grants").set({ need: decision.need, quorum }).where("id", "=", grant.id).execute();
+    return { decided: false };
+  }
+  const lease = await approveAndOpen(access, tx, grant, { decision, actor, observed });
+  return { decided: true, lease };
 }
 
 async function ageOf(tx: Tx, grant: GrantRow, round: number): Promise<{ ageMs: number; late: boolean }> {

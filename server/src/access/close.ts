@@ -9,6 +9,7 @@ import type { Access, CutReason } from "./access.ts";
 import { finishClosing } from "./confirm.ts";
 import type { GUARDS } from "./lifecycle.ts";
 import { move, type GrantRow } from "./lifecycle.ts";
+import { tell } from "./tell.ts";
 
 export type EndCause = CutReason["code"] | "opening_failed";
 
@@ -89,7 +90,12 @@ export async function endGrant(access: Access, person: string, grant: GrantRow, 
   const done = await access.store.transaction().execute(async (tx) => {
     if (grant.state === "pending") {
       const set = { end_cause: "withdrawn", end_text: text, ended_by: person, closed_at: sql<Date>`clock_timestamp()` };
-      if ((await move(tx, { grant: grant.id, to: "withdrawn", actor, set })) !== undefined) return true;
+      const withdrawn = await move(tx, { grant: grant.id, to: "withdrawn", actor, set });
+      if (withdrawn !== undefined) {
+        const told = `${withdrawn.requester} took the request back; nothing was opened.`;
+        await tell(access, tx, withdrawn, { event: "withdrawn", text: told });
+        return true;
+      }
     }
     await beginClosing(access, tx, { grant: grant.id, actor, person, cause: "ended", text });
     return false;
@@ -125,7 +131,8 @@ export async function kill(
       set,
       data: { cause: "killed" },
     });
-    if (pending === undefined) await beginClosing(access, tx, { grant: id, actor, person, cause: "killed", text });
+    if (pending !== undefined) await tell(access, tx, pending, { event: "denied", text: `The request was ${text}.` });
+    else await beginClosing(access, tx, { grant: id, actor, person, cause: "killed", text });
   });
   return { grant: id, cut: await carryOut(access, id, { code: "killed", text }) };
 }

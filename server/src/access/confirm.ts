@@ -2,6 +2,7 @@ import { sql } from "kysely";
 import type { Access } from "./access.ts";
 import type { Drift } from "./leases.ts";
 import { move } from "./lifecycle.ts";
+import { tell } from "./tell.ts";
 
 export interface LeaseProof {
   from: string;
@@ -62,6 +63,19 @@ export async function finishClosing(access: Access, grant: string): Promise<bool
         drift: proof.drift.known ? proof.drift.added.length + proof.drift.removed.length : -1,
       },
     });
-    return moved !== undefined;
+    if (moved === undefined) return false;
+    await tell(access, tx, moved, { event: "closed", text: summary(moved.end_text, proof) });
+    return true;
   });
+}
+
+function summary(endText: string | null, { leases, drift }: Proof): string {
+  const changes = drift.added.length + drift.removed.length;
+  const state = !drift.known
+    ? "could not be compared"
+    : changes === 0
+      ? "is as it was"
+      : `differs in ${changes} places`;
+  const asked = leases.length === 0 ? "no credential was ever made" : "the target itself proved the access gone";
+  return `Closed (${endText ?? "ended"}): ${asked}; its access state ${state}.`;
 }

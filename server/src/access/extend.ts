@@ -1,42 +1,65 @@
 import { sql } from "kysely";
 import { append } from "../audit/append.ts";
+import { formatDuration } from "../core/duration.ts";
 import { describe, GlassError } from "../core/errors.ts";
 import { pseudonymOf } from "../identity/pseudonyms.ts";
 import type { Tx } from "../store/database.ts";
-import type { Access } from "./access.ts";
+import type { Access, Observed } from "./access.ts";
+import { factsFor, lockPlaybook, observe } from "./facts.ts";
 import { readPlan } from "./leases.ts";
 import type { GrantRow } from "./lifecycle.ts";
 import { pinned } from "./open.ts";
 import { denied } from "./request.ts";
+import { decidersOf, tell } from "./tell.ts";
 
 const REMOTE_TIMEOUT_MS = 20_000;
 
 /**
- * Asks for a later end. A new decision, under the pinned playbook's `extend:`; where that needs nobody it takes effect at
- * once, else it waits for approvals of its own (`glass approve GRANT`).
+ * Asks for a later end. A new decision with facts of its own, under the pinned playbook's `extend:`; where that needs
+ * nobody it takes effect at once, else it waits for approvals of its own (`glass approve GRANT`). A grant that opened
+ * without an answer is never extended without one.
  * @returns whether the end has moved. @throws GlassError `policy_denied` or `conflict`.
  */
 export async function extendGrant(access: Access, person: string, grantId: string): Promise<{ extended: boolean }> {
+  const about = await access.store
+    .selectFrom("grants")
+    .select(["requester", "playbook", "incident"])
+    .where("id", "=", grantId)
+    .executeTakeFirst();
+  if (about === undefined) throw new GlassError("not_found", `there is no grant ${grantId.slice(0, 40)}`);
+  const { requester, playbook, incident } = about;
+  const observed = await observe(access, { person: requester, playbook, incident: incident ?? undefined });
   const actor = await pseudonymOf(access.store, person);
   const after = await access.store.transaction().execute(async (tx) => {
-    const grant = await tx.selectFrom("grants").selectAll().where("id", "=", grantId).forUpdate().executeTakeFirst();
-    if (grant === undefined) throw new GlassError("not_found", `there is no grant ${grantId.slice(0, 40)}`);
+    const grant = await tx
+      .selectFrom("grants")
+      .selectAll()
+      .where("id", "=", grantId)
+      .forUpdate()
+      .executeTakeFirstOrThrow();
     if (grant.state !== "active")
       throw new GlassError("conflict", `grant ${grantId} is ${grant.state}; only an active grant can be extended`);
-    const question = await questionOf(access, tx, grant);
-    const decision = access
-      .policy()
-      .decide({ ...question, action: "request_extension", person, requester: grant.requester });
+    const question = await questionOf(access, tx, grant, observed);
+    const decision = access.policy().decide({ ...question, action: "request_extension", person, requester });
     if (!decision.allow) throw denied(decision);
-    if (decision.need === 0) return applyExtension(access, tx, grant, [], actor);
+    if (decision.need === 0 && !grant.opened_unanswered) {
+      return applyExtension(access, tx, grant, { approvedBy: [], observed, actor });
+    }
     if (grant.extension_round !== null) return undefined; // asked for already; the votes so far stand
-    await tx
+    const asked = await tx
       .updateTable("grants")
       .set({ extension_round: sql`(select coalesce(max(round), 0) + 1 from approvals where grant_id = ${grantId})` })
       .where("id", "=", grantId)
-      .execute();
+      .returningAll()
+      .executeTakeFirstOrThrow();
     const event = { actor, grant: grantId, target: grant.target, playbook: grant.playbook };
     await append(tx, { type: "grant.extension_requested", at: new Date(), ...event, data: { byMs: question.byMs } });
+    await tell(access, tx, asked, {
+      ...{ event: "extension_wanted", deciders: decidersOf(access, grant) },
+      text: `${grant.requester} asks for ${formatDuration(question.byMs)} more on ${grant.target}.`,
+      ...(asked.extension_round === null ? {} : { round: asked.extension_round }),
+      ...(asked.ends_at === null ? {} : { until: asked.ends_at, expiresAt: asked.ends_at }),
+    });
     return undefined;
   });
   if (after === undefined) return { extended: false };
@@ -45,20 +68,21 @@ export async function extendGrant(access: Access, person: string, grantId: strin
 }
 
 /**
- * Moves the end, if the decision with these approvals allows it: grant and lease rows in the caller's transaction. Then,
- * after the commit, what it returned is called: it moves the target's native expiry and the live sessions' deadline.
+ * Moves the end, if the decision with these approvals allows it: grant and lease rows in the caller's transaction, which
+ * holds the grant's row. Then, after the commit, what it returned is called: it moves the target's native expiry and the
+ * live sessions' deadline. @returns undefined while approvals are missing.
  */
 export async function applyExtension(
   access: Access,
   tx: Tx,
   grant: GrantRow,
-  approvedBy: readonly string[],
-  actor: string,
+  { approvedBy, observed, actor }: { approvedBy: readonly string[]; observed: Observed; actor: string },
 ): Promise<(() => Promise<void>) | undefined> {
-  const question = await questionOf(access, tx, grant);
+  const question = await questionOf(access, tx, grant, observed);
   const decision = access
     .policy()
     .decide({ ...question, action: "extend", person: grant.requester, requester: grant.requester, approvedBy });
+  if (grant.opened_unanswered && approvedBy.length === 0) return undefined;
   if (!decision.allow) {
     if (decision.missing > 0) return undefined;
     throw denied(decision);
@@ -118,7 +142,8 @@ export async function applyExtension(
   };
 }
 
-async function questionOf(access: Access, tx: Tx, grant: GrantRow) {
+/** Locks the playbook and counts its use, so that what it returns holds until the transaction ends. */
+async function questionOf(access: Access, tx: Tx, grant: GrantRow, observed: Observed) {
   const { playbook } = await pinned(tx, grant.playbook_hash);
   const byMs = playbook.time.extend?.byMs ?? 0;
   if (byMs === 0)
@@ -129,14 +154,10 @@ async function questionOf(access: Access, tx: Tx, grant: GrantRow) {
     grant.ends_at === null || grant.approved_at === null
       ? grant.duration_ms
       : grant.ends_at.getTime() - grant.approved_at.getTime();
+  await lockPlaybook(tx, grant.playbook);
+  const about = { person: grant.requester, playbook: grant.playbook, observed, except: grant.id };
   return {
-    ...{
-      playbook: grant.playbook,
-      reason: grant.reason,
-      byMs,
-      totalMs: spanMs + byMs,
-      extensions: grant.extensions_used,
-    },
-    facts: access.policy().facts(grant.requester),
+    ...{ playbook: grant.playbook, reason: grant.reason, byMs, totalMs: spanMs + byMs },
+    ...{ extensions: grant.extensions_used, facts: await factsFor(access, tx, about) },
   };
 }

@@ -13,6 +13,8 @@ import { beginClosing, cutSessions } from "./close.ts";
 import { finishClosing } from "./confirm.ts";
 import { planLease } from "./open.ts";
 import { move } from "./lifecycle.ts";
+import { openReview } from "./review.ts";
+import { tell } from "./tell.ts";
 
 export type LeaseRow = Selectable<LeasesTable>;
 
@@ -264,7 +266,15 @@ async function mint(access: Access, kind: KindControl, row: LeaseRow): Promise<v
             set: { active_at: sql`clock_timestamp()` },
             data: { endsAt: row.ends_at.toISOString() },
           });
-    if (active === undefined) await closeLease(tx, row.id); // asked to close, or over, while it was being minted
+    if (active === undefined) {
+      await closeLease(tx, row.id); // asked to close, or over, while it was being minted
+      return;
+    }
+    await openReview(tx, active);
+    if (active.opened_unanswered) return; // told already, and louder
+    const until = row.ends_at;
+    const text = `${active.requester} is in ${row.target} until ${until.toISOString()}. Everything is recorded.`;
+    await tell(access, tx, active, { event: "opened", text, until });
   });
 }
 
@@ -453,13 +463,22 @@ async function pageIfLate(access: Access, row: LeaseRow, text: string): Promise<
     access.warn,
     `lease ${row.id}`,
     `access of ${what} to ${row.target} is not proved gone: ${text}`,
+    access.notifier,
   );
   // Remembered after it was raised: a crash in between raises it again, which is silent.
-  await access.store
-    .updateTable("leases")
-    .set({ paged_at: sql`clock_timestamp()` })
-    .where("id", "=", row.id)
-    .execute();
+  await access.store.transaction().execute(async (tx) => {
+    const first = await tx
+      .updateTable("leases")
+      .set({ paged_at: sql`clock_timestamp()` })
+      .where("id", "=", row.id)
+      .where("paged_at", "is", null)
+      .returning("id")
+      .executeTakeFirst();
+    if (first === undefined || row.grant_id === null) return;
+    const grant = await tx.selectFrom("grants").selectAll().where("id", "=", row.grant_id).executeTakeFirstOrThrow();
+    const said = `It is not proved that the access to ${row.target} is gone. Glasskey keeps trying. The target says: ${short(text)}`;
+    await tell(access, tx, grant, { event: "not_proved", text: said });
+  });
 }
 
 /** Bounded, so that any number of long lines fits an entry of the log; the proof in the store has them whole. */

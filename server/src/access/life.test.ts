@@ -75,6 +75,7 @@ test("every transition has its entry in the log, in order, and no entry names a 
         "lease.minting",
         "lease.minted",
         "grant.active",
+        "review.opened",
       ],
       ...["grant.closing", "lease.fenced", "lease.revoked", "lease.confirmed", "grant.closed"],
     ]);

@@ -42,6 +42,11 @@ const EVENT_OF = {
 export const GUARDS = {
   beforeDeadline: sql<boolean>`decide_by > clock_timestamp()`,
   afterDeadline: sql<boolean>`decide_by <= clock_timestamp()`,
+  // Somebody was called, as a page channel confirmed, and nobody said no.
+  unanswered: sql<boolean>`decide_by > clock_timestamp()
+    and exists (select from notices where notices.grant_id = grants.id and notices.event = 'approval_wanted'
+      and notices.page and notices.delivered_at is not null)
+    and not exists (select from approvals where approvals.grant_id = grants.id and approvals.verdict = 'deny')`,
   beforeEnd: sql<boolean>`ends_at > clock_timestamp()`,
   afterEnd: sql<boolean>`ends_at <= clock_timestamp()`,
   idleTooLong: sql<boolean>`idle_ms is not null

@@ -3,10 +3,13 @@ import { append } from "../audit/append.ts";
 import { GlassError } from "../core/errors.ts";
 import { newId } from "../core/ids.ts";
 import type { JsonObject } from "../core/json.ts";
-import type { Playbook, Target } from "../playbooks/policy.ts";
+import type { Decision, Facts, Playbook, Target } from "../playbooks/policy.ts";
 import type { Tx } from "../store/database.ts";
-import type { Access } from "./access.ts";
+import type { Access, Observed } from "./access.ts";
+import { observationsLog } from "./facts.ts";
 import { move, type GrantRow } from "./lifecycle.ts";
+
+const DAY_MS = 86_400_000;
 
 /** What a grant pins: the playbook and the target exactly as they were decided upon. */
 export interface Pinned {
@@ -29,15 +32,20 @@ export async function pinned(tx: Tx | Access["store"], hash: string): Promise<Pi
     .select("content")
     .where("hash", "=", hash)
     .executeTakeFirstOrThrow();
-  return row.content as unknown as Pinned;
+  const content = row.content as unknown as Pinned;
+  return { ...content, playbook: { ...BEFORE_REVIEWS, ...content.playbook } };
 }
 
-/**
- * From approved to opening: eligibility is checked again, the window is fixed, and the lease's plan is stored, all before
- * anything happens on the target. @returns the lease to work on, or undefined when the grant failed instead.
- */
-export async function beginOpening(access: Access, tx: Tx, grant: GrantRow): Promise<string | undefined> {
-  const policy = access.policy();
+/** Keys that a playbook pinned by an older version does not have. */
+const BEFORE_REVIEWS = { notify: [], limit: {}, review: { by: [], withinMs: 2 * DAY_MS } } as const;
+
+/** The decision about opening a grant with the yeses that it has. Votes of people who may not approve any more count for nothing. */
+export async function decideOpening(
+  access: Access,
+  tx: Tx | Access["store"],
+  grant: GrantRow,
+  facts: Facts,
+): Promise<Decision> {
   const approvals = await tx
     .selectFrom("approvals")
     .select("person")
@@ -45,31 +53,48 @@ export async function beginOpening(access: Access, tx: Tx, grant: GrantRow): Pro
     .where("round", "=", 0)
     .where("verdict", "=", "approve")
     .execute();
-  const decision = policy.decide({
-    action: "open",
-    person: grant.requester,
-    playbook: grant.playbook,
-    reason: grant.reason,
-    durationMs: grant.duration_ms,
-    facts: policy.facts(grant.requester),
-    approvedBy: approvals.map((approval) => approval.person),
+  return access.policy().decide({
+    ...{ action: "open", person: grant.requester, playbook: grant.playbook, reason: grant.reason },
+    ...{ durationMs: grant.duration_ms, facts, approvedBy: approvals.map((approval) => approval.person) },
   });
-  const unchanged = policy.playbook(grant.playbook)?.hash === grant.playbook_hash;
+}
+
+/**
+ * From pending to approved and on to opening, in the caller's transaction; the window begins here. Nothing has happened on
+ * the target yet: the window is fixed and the lease's plan is stored first. A decision that says no, or a playbook that
+ * changed after the request, makes the grant fail instead.
+ * @param how.decision of this moment, in this transaction. @param how.observed what it stood on, where the sources were
+ * asked again since the request; for the log. @returns the lease, to be kicked after the commit.
+ */
+export async function approveAndOpen(
+  access: Access,
+  tx: Tx,
+  grant: GrantRow,
+  how: { decision: Decision; actor: string; observed?: Observed; unanswered?: { forMs: number } },
+): Promise<string | undefined> {
+  const { decision, actor, observed, unanswered } = how;
+  const duration =
+    unanswered === undefined ? sql<number>`duration_ms` : sql<number>`least(duration_ms, ${unanswered.forMs}::bigint)`;
+  const approved = await move(tx, {
+    ...{ grant: grant.id, to: "approved", actor, guard: unanswered === undefined ? "beforeDeadline" : "unanswered" },
+    set: {
+      // One instant for both: two calls of clock_timestamp() differ, and the end would lie past the playbook's cap.
+      approved_at: sql`statement_timestamp()`,
+      ends_at: sql`statement_timestamp() + ${duration} * interval '1 millisecond'`,
+      ...(unanswered === undefined ? {} : { duration_ms: duration, opened_unanswered: true }),
+    },
+    data: {
+      ...(unanswered === undefined ? {} : { unanswered: true, forMs: unanswered.forMs }),
+      ...(observed === undefined ? {} : { evidence: observationsLog(observed) }),
+    },
+  });
+  if (approved === undefined) return undefined;
+  const unchanged = access.policy().playbook(grant.playbook)?.hash === grant.playbook_hash;
   if (!decision.allow || !unchanged) {
-    const text = unchanged ? decision.reasons.join(" ") : "The playbook changed after the request.";
-    await move(tx, {
-      ...{
-        grant: grant.id,
-        to: "failed",
-        actor: "glasskey",
-        data: { cause: unchanged ? "not_eligible" : "playbook_changed" },
-      },
-      set: {
-        end_cause: unchanged ? "not_eligible" : "playbook_changed",
-        end_text: text,
-        closed_at: sql`clock_timestamp()`,
-      },
-    });
+    const cause = unchanged ? "not_eligible" : "playbook_changed";
+    const text = unchanged ? decision.reasons.join(" ").slice(0, 500) : "The playbook changed after the request.";
+    const set = { end_cause: cause, end_text: text, closed_at: sql<Date>`clock_timestamp()` };
+    await move(tx, { grant: grant.id, to: "failed", actor: "glasskey", data: { cause }, set });
     return undefined;
   }
   const opening = await move(tx, { grant: grant.id, to: "opening", actor: "glasskey", guard: "beforeEnd" });

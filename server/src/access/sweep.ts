@@ -1,17 +1,17 @@
-import canonicalize from "canonicalize";
 import { sql } from "kysely";
 import { append } from "../audit/append.ts";
 import { describe } from "../core/errors.ts";
 import { sweepTokens } from "../identity/tokens.ts";
-import type { Facts, Playbook, Policy } from "../playbooks/policy.ts";
 import type { Access } from "./access.ts";
 import { raiseAlarm } from "./alarms.ts";
 import { beginClosing, carryOut } from "./close.ts";
 import { finishClosing } from "./confirm.ts";
 import { orphanAlarm } from "./leases.ts";
 import { GUARDS, move } from "./lifecycle.ts";
-import { pinned } from "./open.ts";
+import { tellOverdue } from "./review.ts";
 import { idleText, noteActivity, sessionClosed } from "./sessions.ts";
+import { tell } from "./tell.ts";
+import { openUnanswered } from "./unanswered.ts";
 
 const NODE_DEAD_AFTER_MS = 30_000; // several missed heartbeats; its sessions died with its sockets
 const ORPHAN_GRACE_MS = 120_000; // a lease's row is committed before its role exists; anything younger may be in the making
@@ -20,10 +20,12 @@ const REPORTS_MS = 15_000; // what another process last told of its sessions may
 
 /** What runs on time alone. Each pass may run in any number of processes at once, and finds what a crash left. */
 export async function sweepGrants(access: Access): Promise<void> {
+  await openUnanswered(access);
   await timeOutPending(access);
   await closeIdle(access);
   await closeLostSessions(access);
   await finishForgotten(access);
+  await tellOverdue(access);
   await sweepTokens(access.store);
 }
 
@@ -44,12 +46,17 @@ async function timeOutPending(access: Access): Promise<void> {
     .where(GUARDS.afterDeadline)
     .execute();
   for (const { id } of late) {
-    await access.store.transaction().execute((tx) =>
-      move(tx, {
+    await access.store.transaction().execute(async (tx) => {
+      const moved = await move(tx, {
         ...{ grant: id, to: "timed_out", guard: "afterDeadline", actor: "glasskey" },
         set: { end_cause: "timed_out", end_text: "nobody decided in time", closed_at: sql`clock_timestamp()` },
-      }),
-    );
+      });
+      if (moved === undefined) return;
+      await tell(access, tx, moved, {
+        event: "timed_out",
+        text: `Nobody decided in time on ${moved.requester}'s request.`,
+      });
+    });
   }
 }
 
@@ -160,49 +167,6 @@ async function finishForgotten(access: Access): Promise<void> {
   }
 }
 
-/**
- * After a policy was loaded: an open grant that the new policy would not give any more, or whose scope or target it
- * changed, is closed; what was approved stays approved. People who are gone lose what they have open. A wider policy does not widen an open grant.
- */
-export async function closeDrifted(access: Access, policy: Policy): Promise<void> {
-  const grants = await access.store
-    .selectFrom("grants")
-    .selectAll()
-    .where("state", "in", ["approved", "opening", "active"])
-    .execute();
-  for (const grant of grants) {
-    const before = await pinned(access.store, grant.playbook_hash);
-    const now = policy.playbook(grant.playbook);
-    const target = now === undefined ? undefined : policy.target(now.target);
-    const decision = policy.decide({
-      ...{
-        action: "request",
-        person: grant.requester,
-        playbook: grant.playbook,
-        reason: grant.reason,
-        durationMs: grant.duration_ms,
-      },
-      ...{ facts: dutyAtStart(before.playbook, now) },
-    });
-    const sameScope =
-      canonicalize(now?.scope) === canonicalize(before.playbook.scope) &&
-      canonicalize(target?.config) === canonicalize(before.target.config); // the store gives keys in another order
-    if (decision.allow && sameScope) continue;
-    const text = now === undefined ? "its playbook was removed" : (decision.reasons[0] ?? "its playbook changed");
-    const moved = await access.store
-      .transaction()
-      .execute((tx) => beginClosing(access, tx, { grant: grant.id, actor: "glasskey", cause: "drift", text }));
-    if (moved !== undefined) void carryOut(access, grant.id, { code: "drift", text });
-  }
-}
-
-/** Who was on call when the glass was broken stays so for this grant: the end of a shift is not a change of policy. */
-function dutyAtStart(before: Playbook, now: Playbook | undefined): Facts {
-  const rotas = before.who.filter((selector) => selector.by === "oncall").map((selector) => selector.name);
-  const kept = (now?.who ?? []).filter((selector) => selector.by === "oncall" && rotas.includes(selector.name));
-  return { oncall: Object.fromEntries(kept.map((selector) => [selector.name, "true" as const])) };
-}
-
 /** Asks every target for credentials in this installation's name that no living lease accounts for, and removes them. */
 export async function sweepOrphans(access: Access): Promise<void> {
   for (const target of access.policy().targets) {
@@ -271,6 +235,7 @@ export async function sweepOrphans(access: Access): Promise<void> {
           access.warn,
           orphanAlarm(access.install, remote.lease),
           `${target.name} has a credential ${remote.name} that no grant accounts for; removing it`,
+          access.notifier,
         );
         await access.kick(remote.lease);
       }

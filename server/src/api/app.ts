@@ -8,9 +8,14 @@ import {
 } from "fastify-type-provider-zod";
 import { describe, GlassError } from "../core/errors.ts";
 import { storeError } from "../store/database.ts";
+import { evidenceRoutes } from "./evidence.ts";
 import { grantRoutes } from "./grants.ts";
+import { linkRoutes } from "./links.ts";
 import { logRoutes } from "./log.ts";
 import { personRoutes } from "./people.ts";
+import { policyRoutes } from "./policy.ts";
+import { reportRoutes } from "./reports.ts";
+import { reviewRoutes } from "./reviews.ts";
 import type { Api } from "./services.ts";
 import { sessionRoutes } from "./sessions.ts";
 import { targetRoutes } from "./targets.ts";
@@ -65,11 +70,22 @@ export async function buildApp(api: Api, tls?: { key: string; cert: string }): P
     const routes = scope.withTypeProvider<ZodTypeProvider>();
     personRoutes(routes, api);
     grantRoutes(routes, api);
+    reviewRoutes(routes, api);
+    reportRoutes(routes, api);
     sessionRoutes(routes, api);
     targetRoutes(routes, api);
+    policyRoutes(routes, api);
     logRoutes(routes, api);
+    evidenceRoutes(routes, api, api.evidence);
     done();
   });
+  await app.register(
+    (scope, _options, done) => {
+      linkRoutes(scope, api);
+      done();
+    },
+    { prefix: "/a" },
+  );
   await app.ready();
   return app;
 }

@@ -1,5 +1,6 @@
 import { alarmList, health, loginAnswer, loginRequest, playbookView, whoami } from "@glasskey/contract";
 import { z } from "zod";
+import { playbooksFor } from "../access/list.ts";
 import { denied } from "../access/request.ts";
 import type { Person } from "../playbooks/policy.ts";
 import { answers, personOf, type Routes } from "./routes.ts";
@@ -79,7 +80,8 @@ export function personRoutes(app: Routes, api: Api): void {
       const policy = api.access.policy();
       const allowed = policy.decide({ action: "list_playbooks", person });
       if (!allowed.allow) throw denied(allowed);
-      const playbooks = policy.canRequest(person, policy.facts(person)).map(({ playbook, decision }) => {
+      const views = await playbooksFor(api.access, person);
+      const playbooks = views.map(({ playbook, decision, quorum, unknown, hours }) => {
         const target = policy.target(playbook.target);
         const promises = target === undefined ? undefined : api.kinds.get(target.kind)?.promises(target.config);
         return {
@@ -89,8 +91,10 @@ export function personRoutes(app: Routes, api: Api): void {
           kind: target?.kind ?? "",
           may: decision.allow,
           need: decision.need,
+          ...{ quorum: [...quorum], unknown: [...unknown], hours, incident: [...(playbook.when.incident ?? [])] },
+          unanswered: playbook.approve.unanswered === undefined ? null : { ...playbook.approve.unanswered },
           reasons: decision.allow ? [] : [...decision.reasons, ...decision.wouldHold],
-          reasonCodes: [...playbook.reasons],
+          reasonCodes: [...playbook.when.reasons],
           maxMs: playbook.time.maxMs,
           promises: promises ?? { nativeExpiry: "none", killsLiveSessions: false, worstCaseRevokeMs: 0 },
         };

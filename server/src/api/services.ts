@@ -1,7 +1,11 @@
 import type { TargetCheck } from "@glasskey/contract";
-import type { Access } from "../access/access.ts";
+import type { Access, EvidenceService } from "../access/access.ts";
 import type { LogReader } from "../audit/read.ts";
+import type { Bundles } from "../bundles/serve.ts";
+import type { Clock } from "../core/clock.ts";
 import type { Secret } from "../core/secret.ts";
+import type { PushReceiver } from "../evidence/push.ts";
+import type { Links } from "../notify/links.ts";
 import type { Recordings } from "../recording/replay.ts";
 import type { TargetKind } from "../targets/target.ts";
 
@@ -22,9 +26,11 @@ export interface Api {
   /** PEM of the CA behind the certificates of gateway and API. */
   readonly ca: string;
   checkTargets(name: string | undefined): Promise<readonly TargetCheck[]>;
-  /** Reads the policy folder again. @returns what is wrong with it, as text; undefined when it is in force. */
-  reloadPolicy(): Promise<string | undefined>;
+  readonly bundles: Pick<Bundles, "inForce" | "reload" | "history" | "hook">;
   readonly log: LogApi;
+  readonly evidence: EvidenceService & PushReceiver;
+  readonly links: Links;
+  readonly clock: Clock;
   readonly recordings: RecordingApi;
   health(): Promise<{ gateway: boolean; store: boolean }>;
   readonly warn: (line: string) => void;

@@ -21,21 +21,4 @@ export function targetRoutes(app: Routes, api: Api): void {
       return { targets: [...(await api.checkTargets(request.body.target))] };
     },
   );
-
-  app.post(
-    "/v1/policy/reload",
-    {
-      schema: {
-        summary: "Read the policy folder again; what is wrong with it is said, and the policy in force stays",
-        response: answers(z.object({ inForce: z.boolean(), problems: z.string().nullable(), hash: z.string() })),
-      },
-    },
-    async (request) => {
-      const { person } = await personOf(api, request);
-      const decision = api.access.policy().decide({ action: "reload_policy", person });
-      if (!decision.allow) throw denied(decision);
-      const problems = await api.reloadPolicy();
-      return { inForce: problems === undefined, problems: problems ?? null, hash: api.access.policy().hash };
-    },
-  );
 }

@@ -1,13 +1,16 @@
-import type { GrantView, ProofView, SessionView } from "@glasskey/contract";
+import type { GrantView, ObservationView, ProofView, ReviewView, SessionView } from "@glasskey/contract";
 import type { Selectable } from "kysely";
 import type { Access } from "../access/access.ts";
+import { observationsOf } from "../access/facts.ts";
 import type { GrantRow } from "../access/lifecycle.ts";
+import { noteOf, type ReviewRow } from "../access/review.ts";
+import { waitingFor } from "../access/waiting.ts";
 import type { SessionsTable } from "../store/tables.ts";
 
 const iso = (date: Date | null): string | null => date?.toISOString() ?? null;
 
 export async function grantViewOf(access: Access, row: GrantRow): Promise<GrantView> {
-  const [approvals, lease] = await Promise.all([
+  const [approvals, lease, review, waiting] = await Promise.all([
     access.store
       .selectFrom("approvals")
       .select(["person", "verdict", "at"])
@@ -20,8 +23,9 @@ export async function grantViewOf(access: Access, row: GrantRow): Promise<GrantV
       .where("grant_id", "=", row.id)
       .orderBy("created_at", "desc")
       .executeTakeFirst(),
+    access.store.selectFrom("reviews").selectAll().where("grant_id", "=", row.id).executeTakeFirst(),
+    waitingFor(access, row),
   ]);
-  const pending = row.state === "pending" || row.extension_round !== null;
   const why = access.keyring.open({ table: "grants", row: row.id, column: "why" }, row.why).toString("utf8");
   return {
     ...{
@@ -37,8 +41,19 @@ export async function grantViewOf(access: Access, row: GrantRow): Promise<GrantV
       reason: row.reason,
       why,
       incident: row.incident,
-      need: row.need,
       forMs: row.duration_ms,
+    },
+    ...{
+      bundle: row.bundle,
+      evidence: observationsOf(row).map((observation): ObservationView => ({ ...observation })),
+    },
+    ...{ need: waiting?.need ?? row.need, missing: waiting?.missing ?? 0 },
+    quorum: [...(waiting?.quorum ?? (Array.isArray(row.quorum) ? row.quorum.map(String) : []))],
+    ...{ sidesMissing: [...(waiting?.sidesMissing ?? [])], paged: waiting?.paged ?? false },
+    unansweredAt: iso(waiting?.unansweredAt ?? null),
+    ...{
+      openedUnanswered: row.opened_unanswered,
+      extensionWanted: row.extension_round !== null && row.state === "active",
     },
     approvals: approvals.map(({ person, verdict, at }) => ({ person, verdict, at: at.toISOString() })),
     ...{
@@ -48,14 +63,20 @@ export async function grantViewOf(access: Access, row: GrantRow): Promise<GrantV
     },
     ...{ endsAt: iso(row.ends_at), activeAt: iso(row.active_at), closedAt: iso(row.closed_at) },
     ...{ endCause: row.end_cause, endText: row.end_text },
-    mayApprove: pending
-      ? access
-          .policy()
-          .eligibleApprovers(row.playbook, row.requester)
-          .map((person) => person.name)
-      : [],
+    mayApprove: [...(waiting?.mayDecide ?? [])],
     ...{ lastError: lease?.last_error ?? null, attempts: lease?.attempts ?? 0 },
     proof: row.proof as unknown as ProofView | null,
+    review: review === undefined ? null : reviewViewOf(access, review),
+  };
+}
+
+export function reviewViewOf(access: Access, row: ReviewRow): ReviewView {
+  return {
+    ...{ grant: row.grant_id, playbook: row.playbook, requester: row.requester },
+    ...{ openedAt: row.opened_at.toISOString(), dueAt: row.due_at.toISOString() },
+    overdue: row.signed_at === null && (row.overdue_at !== null || row.due_at.getTime() <= Date.now()),
+    ...{ signedAt: iso(row.signed_at), signedBy: row.signed_by, verdict: row.verdict },
+    note: noteOf(access, row) ?? null,
   };
 }
 

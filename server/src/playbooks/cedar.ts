@@ -10,36 +10,50 @@ import { GRANT_VERBS, INSTALLATION_VERBS } from "./verbs.ts";
  * keeps deciding by its own text as long as somebody holds it, and the same content is parsed once.
  */
 
-const USE_CONTEXT = "oncall: Set<String>, oncallUnknown: Set<String>, approvers: Long, approvals: Long";
-const REQUEST_CONTEXT = `${USE_CONTEXT}, reason: String, durationMs: Long`;
-const EXTENSION_CONTEXT = `${USE_CONTEXT}, reason: String, byMs: Long, totalMs: Long, extensions: Long`;
+/** What is known at every use of a playbook. docs/playbook-cedar.md says what each one means. */
+const USE_CONTEXT = [
+  ...["oncall: Set<String>", "oncallUnknown: Set<String>", "approvals: Long", "sidesMet: Long"],
+  ...["unsigned: Long", "open: Long", "overdue: Long", "sinceLastMs: Long"],
+].join(", ");
+const ASKED = "reason: String, severity: String, incidentUnknown: Bool";
+const REQUEST_CONTEXT = `${USE_CONTEXT}, ${ASKED}, durationMs: Long`;
+const UNANSWERED_CONTEXT = `${REQUEST_CONTEXT}, waitedMs: Long, paged: Bool, denied: Bool`;
+const EXTENSION_CONTEXT = `${USE_CONTEXT}, ${ASKED}, byMs: Long, totalMs: Long, extensions: Long`;
 
 /**
- * Action groups: `verb` is everything that a person can do; `ask` and `act` are the two moments of using a playbook.
- * `match_who` and `match_from` are no verbs: they only tell, after a no, which alternatives a person meets.
+ * Every action, what it is asked about, and the set of policies that is asked: each policy of a set costs time, and an
+ * action needs only those that speak of it. `match_who` and `match_from` are no verbs of people: they only tell, after a
+ * no, which alternatives a person meets.
  */
+const ACTIONS: readonly { names: readonly string[]; set: string; about: string; context: string }[] = [
+  { names: ["list", "match_who"], set: "ask", about: "Playbook", context: USE_CONTEXT },
+  { names: ["request"], set: "ask", about: "Playbook", context: REQUEST_CONTEXT },
+  { names: ["open"], set: "open", about: "Playbook", context: REQUEST_CONTEXT },
+  { names: ["open_unanswered"], set: "unanswered", about: "Playbook", context: UNANSWERED_CONTEXT },
+  { names: ["request_extension", "extend"], set: "extend", about: "Grant", context: EXTENSION_CONTEXT },
+  { names: ["match_from"], set: "consent", about: "Playbook", context: "" },
+  { names: ["approve", "deny"], set: "consent", about: "Grant", context: "ageMs: Long, already: Bool" },
+  { names: Object.keys(GRANT_VERBS), set: "grant", about: "Grant", context: "" },
+  { names: Object.keys(INSTALLATION_VERBS), set: "installation", about: "Installation", context: "" },
+];
+
+const SET_OF: ReadonlyMap<string, string> = new Map(
+  ACTIONS.flatMap(({ names, set }) => names.map((name) => [name, set])),
+);
+
 const SCHEMA = `
 entity Group;
 entity Person in [Group] { enabled: Bool, roles: Set<String> };
-entity Playbook;
-entity Grant in [Playbook] { requester: Person };
+entity Target, Tag;
+entity Playbook in [Target, Tag];
+entity Grant in [Playbook, Target, Tag] { requester: Person };
+entity Clock { day: Long, minute: Long };
 entity Installation;
-action verb;
-action ask in [verb];
-action act in [verb];
-action list in [ask] appliesTo { principal: [Person], resource: [Playbook], context: { ${USE_CONTEXT} } };
-action request in [ask] appliesTo { principal: [Person], resource: [Playbook], context: { ${REQUEST_CONTEXT} } };
-action open in [act] appliesTo { principal: [Person], resource: [Playbook], context: { ${REQUEST_CONTEXT} } };
-action request_extension in [ask] appliesTo { principal: [Person], resource: [Grant], context: { ${EXTENSION_CONTEXT} } };
-action extend in [act] appliesTo { principal: [Person], resource: [Grant], context: { ${EXTENSION_CONTEXT} } };
-action match_who appliesTo { principal: [Person], resource: [Playbook], context: { ${USE_CONTEXT} } };
-action match_from appliesTo { principal: [Person], resource: [Playbook], context: {} };
-action approve, deny in [verb] appliesTo { principal: [Person], resource: [Grant], context: { ageMs: Long, already: Bool } };
-action ${Object.keys(GRANT_VERBS).join(", ")} in [verb] appliesTo { principal: [Person], resource: [Grant], context: {} };
-action ${Object.keys(INSTALLATION_VERBS).join(", ")} in [verb] appliesTo { principal: [Person], resource: [Installation], context: {} };
+${ACTIONS.map(
+  ({ names, about, context }) =>
+    `action ${names.join(", ")} appliesTo { principal: [Person], resource: [${about}], context: { ${context} } };`,
+).join("\n")}
 `;
-
-const SCHEMA_NAME = `glasskey-${sha256(SCHEMA).toString("hex").slice(0, 32)}`;
 
 /** Policies by id. */
 export type Policies = Readonly<Record<string, string>>;
@@ -49,6 +63,8 @@ export interface Slice {
   readonly action: string;
   readonly resource: wasm.EntityJson;
   readonly context: wasm.Context;
+  /** Clocks that policies name. */
+  readonly others?: readonly wasm.EntityJson[];
 }
 
 export interface Answer {
@@ -59,34 +75,69 @@ export interface Answer {
   readonly fault?: string;
 }
 
+/** What the check of types does not look at: an entity's id, where its type is named. */
+const IDS = /\b(Person|Group|Playbook|Target|Tag)::"[^"]*"/g;
+
 /**
- * Checks policies against the schema, in strict mode, warnings included. One call for many is far cheaper than many calls.
+ * Checks policies against the schema, in strict mode, warnings included. One call for many is far cheaper than many calls,
+ * and policies that differ only in entities' ids have the same types and are checked once.
  * @throws GlassError `internal`: the text was generated, so it is not a user's mistake.
  */
-export function check(policies: Policies): void {
-  const checked = wasm.validate({ schema: SCHEMA, policies: { staticPolicies: policies } });
+export function check(policies: readonly Policies[]): void {
+  const texts = policies.flatMap((set) => Object.values(set)).map((text) => text.replaceAll(IDS, '$1::"any"'));
+  const staticPolicies = Object.fromEntries([...new Set(texts)].map((text, i) => [String(i), text]));
+  const checked = wasm.validate({ schema: SCHEMA, policies: { staticPolicies } });
   const faults =
     checked.type === "failure"
       ? checked.errors
       : [...checked.validationErrors, ...checked.validationWarnings].map(({ error }) => error);
   if (faults.length > 0) throw faulty(faults);
-  const schema = wasm.preparseSchema(SCHEMA_NAME, SCHEMA);
-  if (schema.type === "failure") throw faulty(schema.errors);
 }
 
-/** Parses policies that were checked, keeps them, and gives the function that asks them. @throws GlassError `internal`. */
+/** Sets that are parsed at once; the others when they are first needed, which takes a millisecond or two. */
+const COMMON = ["ask", "open", "consent"];
+
+/**
+ * The function that asks policies whose types were checked.
+ * @throws GlassError `internal`, also from the function: the text was generated, so it is not a user's mistake.
+ */
 export function prepare(policies: Policies): (slice: Slice) => Answer {
-  const name = sha256(SCHEMA_NAME, JSON.stringify(policies)).toString("hex").slice(0, 32);
-  const parsed = wasm.preparsePolicySet(name, { staticPolicies: policies });
-  if (parsed.type === "failure") throw faulty(parsed.errors);
-  return (slice) => evaluate(name, slice);
+  const parsed = new Map(COMMON.map((set) => [set, parse(policies, set)]));
+  return (slice) => {
+    const set = SET_OF.get(slice.action);
+    if (set === undefined) return { allow: false, decidedBy: [], fault: `there is no action ${slice.action}` };
+    let name = parsed.get(set);
+    if (name === undefined) {
+      name = parse(policies, set);
+      parsed.set(set, name);
+    }
+    return evaluate(name, slice);
+  };
 }
 
-function evaluate(name: string, { principal, action, resource, context }: Slice): Answer {
+function parse(policies: Policies, set: string): string {
+  const wanted = new Set([...SET_OF].flatMap(([action, itsSet]) => (itsSet === set ? [action] : [])));
+  const concerned = Object.fromEntries(Object.entries(policies).filter(([, text]) => concerns(text, wanted)));
+  const name = sha256(JSON.stringify(concerned)).toString("hex").slice(0, 32);
+  const answer = wasm.preparsePolicySet(name, { staticPolicies: concerned });
+  if (answer.type === "failure") throw faulty(answer.errors);
+  return name;
+}
+
+/** Whether a policy names any of these actions in its scope, or none at all. What cannot be told is kept. */
+function concerns(text: string, wanted: ReadonlySet<string>): boolean {
+  const scope = /^(?:permit|forbid) \([^)]*?, action(?: == | in )(Action::"\w+"|\[[^\]]*\]),/.exec(text)?.[1];
+  if (scope === undefined) return true;
+  return [...scope.matchAll(/Action::"(\w+)"/g)].some(([, action]) => action !== undefined && wanted.has(action));
+}
+
+function evaluate(name: string, { principal, action, resource, context, others = [] }: Slice): Answer {
+  // Without the schema: reading each question against it would cost a quarter of the time. Questions are made by typed
+  // code, and what is missing or of another type fails in the evaluation, and so is a no.
   const answer = wasm.statefulIsAuthorized({
     ...{ principal: principal.uid, action: { type: "Action", id: action }, resource: resource.uid, context },
-    ...{ preparsedPolicySetId: name, preparsedSchemaName: SCHEMA_NAME, validateRequest: true },
-    entities: [principal, resource],
+    ...{ preparsedPolicySetId: name, validateRequest: false },
+    entities: [principal, ...(hasContent(resource) ? [resource] : []), ...others],
   });
   if (answer.type === "failure") return { allow: false, decidedBy: [], fault: messages(answer.errors) };
   const { decision, diagnostics } = answer.response;
@@ -95,6 +146,11 @@ function evaluate(name: string, { principal, action, resource, context }: Slice)
     return { allow: false, decidedBy: [], fault: messages(diagnostics.errors.map(({ error }) => error)) };
   }
   return { allow: decision === "allow", decidedBy: diagnostics.reason };
+}
+
+/** An entity that is only a name need not be told. */
+function hasContent({ attrs, parents }: wasm.EntityJson): boolean {
+  return parents.length > 0 || Object.keys(attrs).length > 0;
 }
 
 function faulty(errors: readonly wasm.DetailedError[]): GlassError {

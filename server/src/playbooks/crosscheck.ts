@@ -1,118 +1,224 @@
 import { unreachable } from "../core/errors.ts";
 import type { Document } from "./document.ts";
-import type { Rota } from "./oncall.ts";
-import type { PlaybookFile } from "./playbook.ts";
-import type { Person, Selector } from "./policy.ts";
+import { complain, type WholePlaybook } from "./inherit.ts";
+import type { RotaEntry } from "./oncall.ts";
+import type { PlaybookFile, Sayings } from "./playbook.ts";
+import type { DenialEntry, PolicyFile } from "./policy-file.ts";
+import type { Person, Playbook, Selector } from "./policy.ts";
 import { suggest } from "./problem.ts";
+import type { PlacedSelectors } from "./selectors.ts";
 import type { Placed } from "./shape.ts";
+import { approversOf, type Crowd } from "./sides.ts";
+import type { TargetFile } from "./targets.ts";
 
 /** What the files say together. */
 export interface Names {
   readonly people: readonly Person[];
-  /** Names and aliases of all people. */
-  readonly ids: ReadonlySet<string>;
-  readonly groups: ReadonlySet<string>;
-  readonly rotas: readonly Rota[];
+  /** By name and alias. */
+  readonly byId: ReadonlyMap<string, Person>;
+  readonly byGroup: ReadonlyMap<string, readonly Person[]>;
+  readonly rotas: ReadonlyMap<string, RotaEntry>;
+  readonly targets: ReadonlyMap<string, TargetFile>;
   /** `oncall.yaml`, if there is one. */
   readonly oncall: Document | undefined;
-  /** Whether `people.yaml` and `oncall.yaml` are free of mistakes; if not, what seems to be missing may be a slip there. */
+  /** Undefined where policy.yaml is missing or no YAML; then nobody knows which reasons there are. */
+  readonly policyFile: PolicyFile | undefined;
+  /** Whether people, groups and rotas could be read at all. */
+  readonly readable: boolean;
+  /** Whether those files are free of mistakes; if not, what seems to be missing may be a slip there. */
   readonly sound: boolean;
 }
 
 /** Reports rotas that name people who are not in `people.yaml`. */
 export function checkRotas(names: Names): void {
-  const known = names.ids;
-  for (const rota of names.rotas) {
-    if (rota.people === "unknown") continue;
-    for (const { value, place } of rota.people) {
-      if (!known.has(value)) names.oncall?.report(place, `there is no person "${value}"`, suggest(value, known));
-    }
+  if (!names.readable || names.oncall === undefined) return;
+  for (const rota of names.rotas.values()) {
+    if ("people" in rota) for (const person of rota.people) checkPerson(names.oncall, person, names);
   }
 }
 
-/** Reports what a playbook names and does not exist, and what could never be asked for or approved. */
-export function checkPlaybook(file: PlaybookFile, names: Names): void {
-  const { document, playbook } = file;
-  const known = [...file.who, ...file.from].map((placed) => checkSelector(document, placed, names));
-  if (known.includes(false) || playbook === undefined || !names.sound) return; // what follows from a slip is not news
-  const requesters = names.people.filter(
-    (person) => mayBe(person, "requester") && playbook.who.some((selector) => matches(person, selector, names.rotas)),
+/** Reports what one file (a playbook, a template, the defaults) names and does not exist. */
+export function checkSayings(document: Document, sayings: Sayings, names: Names): void {
+  const { who, from, review, reason, target, drill } = sayings;
+  const own = <T>(said: { document: Document; value: T | undefined } | undefined): T | undefined =>
+    said?.document === document ? said.value : undefined;
+  checkSelectors(document, [...(own(who) ?? []), ...(own(from) ?? []).flat(), ...(own(review)?.by ?? [])], names);
+  for (const code of own(reason) ?? []) checkReason(document, code, names);
+  const named = own(target);
+  if (named !== undefined && target !== undefined) checkTarget(document, { value: named, place: target.place }, names);
+  const rehearsal = own(drill);
+  if (rehearsal !== undefined) checkTarget(document, rehearsal.on, names);
+}
+
+/** Reports what `tests:` of a playbook name and does not exist. */
+export function checkTests({ document, tests }: PlaybookFile, names: Names): void {
+  for (const { who, approvedBy, oncall, unknown, reason } of tests) {
+    if (names.readable) {
+      for (const person of [who, ...approvedBy]) checkPerson(document, person, names);
+      const rotas = [...oncall, ...unknown.filter(({ value }) => value !== "incident")];
+      for (const rota of rotas) checkRota(document, rota, names);
+    }
+    if (reason !== undefined) checkReason(document, reason, names);
+  }
+}
+
+/** Reports what a rule of `forbid:` names and does not exist: a rule that silently denies nothing is worse than none. */
+export function checkDenial(document: Document, denial: DenialEntry, names: Names): void {
+  checkSelectors(document, denial.who, names);
+  for (const target of denial.targets) checkTarget(document, target, names);
+  const tags = new Set([...names.targets.values()].flatMap(({ target }) => target.tags));
+  for (const { value, place } of denial.tags) {
+    if (tags.has(value)) continue;
+    const help = (): string => suggest(value, tags) ?? "Tags are in targets/*.yaml.";
+    document.report(place, `no target has the tag "${value}"`, help);
+  }
+}
+
+/** Reports what could never be asked for or approved, and a drill on something else. */
+export function checkWhole({ file, sayings, rules }: WholePlaybook, names: Names): void {
+  const { who, from, need, review, drill } = sayings;
+  if (rules === undefined || who?.value === undefined) return;
+  const kind = names.targets.get(rules.target)?.target.kind;
+  const drilled = drill?.value === undefined ? undefined : names.targets.get(drill.value.on.value)?.target;
+  if (drill?.value !== undefined && drilled !== undefined && kind !== undefined && drilled.kind !== kind) {
+    const message = `drill.on is a target of kind ${drilled.kind}, but ${rules.target} is of kind ${kind}`;
+    complain(file, { document: drill.document, place: drill.value.on.place }, message);
+  }
+  const named = [...who.value, ...(from?.value ?? []).flat(), ...(review?.value?.by ?? [])];
+  // What follows from a slip is not news.
+  if (!names.readable || !names.sound || named.some(({ value }) => !exists(value, names))) return;
+  const requesters = people(rules.who, names).filter((person) => mayBe(person, "requester"));
+  const signers = people(rules.review.by, names).some(
+    (person) => person.enabled && SIGNERS.some((role) => person.roles.includes(role)),
   );
-  const approvers = eligible(names.people, playbook.approve.from);
-  const [firstWho] = file.who;
+  const [firstSigner] = review?.value?.by ?? [];
+  if (review !== undefined && firstSigner !== undefined && !signers) {
+    const message = "nobody it names could sign a review: no one is enabled and has the role approver";
+    complain(file, { document: review.document, place: firstSigner.place }, message, ROLES_HELP);
+  }
+  const [firstWho] = who.value;
   if (requesters.length === 0 && firstWho !== undefined) {
     const message = "nobody could use this playbook: no one it names is enabled and has the role requester";
-    document.report(firstWho.place, message, "Roles are in people.yaml; none implies another.");
+    complain(file, { document: who.document, place: firstWho.place }, message, ROLES_HELP);
   }
-  const [firstFrom] = file.from;
-  if (firstFrom === undefined) {
-    checkUnknownRotas(document, file.who, names);
+  if (from?.value === undefined) {
+    checkUnknownRotas(file, who.document, who.value, names);
     return;
   }
-  if (approvers.length === 0) {
-    const message = "nobody could ever approve: no one it names is enabled and has the role approver";
-    document.report(firstFrom.place, message, "Roles are in people.yaml; none implies another.");
+  const crowd = { inGroup: names.byGroup, find: (id: string) => names.byId.get(id) };
+  const silent = rules.approve.from.findIndex((side) => approversOf([side], crowd).people.length === 0);
+  const [firstFrom] = from.value[silent] ?? [];
+  if (firstFrom !== undefined) {
+    const which = from.value.length === 1 ? "nobody could ever approve" : "nobody could ever speak for this side";
+    const message = `${which}: no one it names is enabled and has the role approver`;
+    complain(file, { document: from.document, place: firstFrom.place }, message, ROLES_HELP);
     return;
   }
-  const most = Math.max(0, ...requesters.map((requester) => approvers.filter((other) => other !== requester).length));
-  if (requesters.length > 0 && most < Math.max(1, playbook.approve.need)) {
-    const who = approvers.map(({ name }) => name).join(", ");
-    const message = `${Math.max(1, playbook.approve.need)} must approve, but only ${most} could beside the requester, of: ${who}`;
-    document.report(file.needPlace ?? firstFrom.place, message, "Lower need, or name more approvers.");
-  }
+  const fault = requesters.length === 0 ? undefined : consentFault(requesters, rules.approve, crowd);
+  if (fault !== undefined) complain(file, need ?? from, fault, "Lower need, or name more approvers.");
 }
 
-/** Whether a person is among those that a selector can ever mean; an `unknown` rota may mean anybody. */
-function matches(person: Person, selector: Selector, rotas: readonly Rota[]): boolean {
-  switch (selector.by) {
-    case "user":
-      return person.name === selector.name || person.aliases.includes(selector.name);
-    case "group":
-      return person.groups.includes(selector.name);
-    case "oncall": {
-      const people = rotas.find(({ name }) => name === selector.name)?.people ?? "unknown";
-      return (
-        people === "unknown" || people.some(({ value }) => person.name === value || person.aliases.includes(value))
-      );
-    }
-    default:
-      return unreachable(selector.by);
-  }
+const ROLES_HELP = "Roles are in people.yaml; none implies another.";
+/** A security officer signs any review, so naming one is no mistake. */
+const SIGNERS = ["approver", "security_officer"] as const;
+const MAX_NAMED = 12; // people in one message
+
+/** Why there could never be enough consent, whoever asks; undefined where there could for some requester. */
+function consentFault(
+  requesters: readonly Person[],
+  { need, from }: Playbook["approve"],
+  crowd: Crowd,
+): string | undefined {
+  const approvers = approversOf(from, crowd);
+  const wanted = Math.max(1, need);
+  const others = (requester: Person): number => approvers.people.length - (approvers.has(requester) ? 1 : 0);
+  if (requesters.some((person) => others(person) >= wanted && approvers.reach(person) === from.length))
+    return undefined;
+  const most = requesters.reduce((best, person) => Math.max(best, others(person)), 0);
+  const named = approvers.people.slice(0, MAX_NAMED).map(({ name }) => name);
+  const of = `${named.join(", ")}${approvers.people.length > named.length ? ", …" : ""}`;
+  return most < wanted
+    ? `${wanted} must approve, but only ${most} could beside the requester, of: ${of}`
+    : `${from.length} sides must agree, but not each by a person of its own beside the requester, of: ${of}`;
 }
 
-/** Each person at most once, however many groups lead to them. */
-export function eligible(people: readonly Person[], from: readonly Selector[]): readonly Person[] {
-  return people.filter((person) => mayBe(person, "approver") && from.some((selector) => matches(person, selector, [])));
+/** Everybody whom these alternatives can ever mean, once each; who is on call is only known of a list of names. */
+function people(selectors: readonly Selector[], names: Names): readonly Person[] {
+  const found = new Set<Person>();
+  for (const { by, name } of selectors) {
+    if (by === "group") for (const person of names.byGroup.get(name) ?? []) found.add(person);
+    else if (by === "user") addPerson(found, name, names);
+    else if (by === "oncall") {
+      const rota = names.rotas.get(name);
+      if (rota !== undefined && "people" in rota) for (const { value } of rota.people) addPerson(found, value, names);
+      else return names.people;
+    } else unreachable(by);
+  }
+  return [...found];
+}
+
+function addPerson(found: Set<Person>, id: string, names: Names): void {
+  const person = names.byId.get(id);
+  if (person !== undefined) found.add(person);
 }
 
 function mayBe(person: Person, role: "requester" | "approver"): boolean {
   return person.enabled && person.roles.includes(role);
 }
 
-function checkSelector(document: Document, { value, place }: Placed<Selector>, names: Names): boolean {
-  const { by, name } = value;
-  if (by === "user") {
-    if (names.ids.has(name)) return true;
-    document.report(place, `there is no person "${name}"`, suggest(name, names.ids));
-  } else if (by === "group") {
-    if (names.groups.has(name)) return true;
-    const help = suggest(name, names.groups) ?? "Groups are what people.yaml lists under a person's groups.";
-    document.report(place, `nobody is in a group "${name}"`, help);
-  } else {
-    const rotas = names.rotas.map((rota) => rota.name);
-    if (rotas.includes(name)) return true;
-    const help = names.oncall === undefined ? "There is no oncall.yaml." : suggest(name, rotas);
-    document.report(place, `there is no rota "${name}"`, help ?? "Rotas are in oncall.yaml.");
+function exists({ by, name }: Selector, names: Names): boolean {
+  if (by === "user") return names.byId.has(name);
+  return by === "group" ? names.byGroup.has(name) : names.rotas.has(name);
+}
+
+function checkSelectors(document: Document, selectors: PlacedSelectors, names: Names): void {
+  if (!names.readable) return;
+  for (const { value, place } of selectors) {
+    const named = { value: value.name, place };
+    if (value.by === "user") checkPerson(document, named, names);
+    else if (value.by === "oncall") checkRota(document, named, names);
+    else if (!names.byGroup.has(value.name)) {
+      const help = (): string =>
+        suggest(value.name, names.byGroup.keys()) ?? "Groups are what people.yaml lists under a person's groups.";
+      document.report(place, `nobody is in a group "${value.name}"`, help);
+    }
   }
-  return false;
+}
+
+function checkPerson(document: Document, { value, place }: Placed<string>, names: Names): void {
+  if (!names.byId.has(value))
+    document.report(place, `there is no person "${value}"`, () => suggest(value, names.byId.keys()));
+}
+
+function checkRota(document: Document, { value, place }: Placed<string>, names: Names): void {
+  if (names.rotas.has(value)) return;
+  const help = (): string => suggest(value, names.rotas.keys()) ?? "Rotas are in oncall.yaml.";
+  const absent = "There is no oncall.yaml.";
+  document.report(place, `there is no rota "${value}"`, names.oncall === undefined ? absent : help);
+}
+
+function checkReason(document: Document, { value, place }: Placed<string>, names: Names): void {
+  const reasons = names.policyFile?.reasons;
+  if (reasons === undefined || reasons.has(value)) return;
+  const help = (): string =>
+    suggest(value, reasons.keys()) ?? "Reason codes are declared under reasons in policy.yaml.";
+  document.report(place, `there is no reason "${value}"`, help);
+}
+
+function checkTarget(document: Document, { value, place }: Placed<string>, names: Names): void {
+  if (names.targets.has(value)) return;
+  document.report(place, `there is no target "${value}"`, () => suggest(value, names.targets.keys()));
 }
 
 /** Without approvers, an unknown on-call fact cannot be replaced by a person's yes. */
-function checkUnknownRotas(document: Document, who: readonly Placed<Selector>[], names: Names): void {
-  const unknown = ({ by, name }: Selector): boolean =>
-    by === "oncall" && names.rotas.some((rota) => rota.name === name && rota.people === "unknown");
+function checkUnknownRotas(file: PlaybookFile, document: Document, who: PlacedSelectors, names: Names): void {
+  const unknown = ({ by, name }: Selector): boolean => {
+    const rota = by === "oncall" ? names.rotas.get(name) : undefined;
+    return rota !== undefined && "unknown" in rota;
+  };
   const [first] = who;
   if (first === undefined || !who.every(({ value }) => unknown(value))) return;
   const message = `nobody could use this playbook: who is on call for ${first.value.name} is unknown, and nobody may approve instead`;
-  document.report(first.place, message, "Add approve.from, or name the people on call in oncall.yaml.");
+  const help = "Add approve.from, or name the people on call in oncall.yaml.";
+  complain(file, { document, place: first.place }, message, help);
 }

@@ -22,19 +22,22 @@ export interface Document {
   readonly file: string;
   /** Undefined when the text is no usable YAML; the problems then say why. */
   readonly root: Node | undefined;
-  report(place: Place, message: string, help?: string): void;
+  /** `help` as a function is only asked where the problem is kept: suggestions cost time. */
+  report(place: Place, message: string, help?: string | (() => string | undefined)): void;
   /** Never show this part of the source in a problem. */
   mask(place: Place): void;
+  /** The line on which a place begins, from 1. */
+  lineOf(place: Place): number;
   problems(): readonly PolicyProblem[];
 }
 
-export const MAX_FILE_BYTES = 256 * 1024;
 const MAX_DEPTH = 16; // the deepest sensible policy file has 5
 const MAX_SYNTAX_PROBLEMS = 5; // one slip makes many, and only the first ones help
 const MAX_PROBLEMS = 50; // of one file; nobody reads more before mending some
+const MAX_SHOWN = 1_000; // characters of a line on each side of a mistake; a terminal shows fewer
 const SECRET_LINE = /(?:secret|pass\w*|token|credentials?|\w*key|dsn|url)["']?\s*:\s*(?=[^\s$])/gi;
 
-/** Reads YAML text. Never throws for what is in it. `source` is at most {@link MAX_FILE_BYTES} long. */
+/** Reads YAML text. Never throws for what is in it. The caller bounds its length, with which the time grows evenly. */
 export function readDocument(file: string, source: string): Document {
   const found: { place: Place; message: string; help: string | undefined }[] = [];
   let unsaid = 0;
@@ -42,19 +45,19 @@ export function readDocument(file: string, source: string): Document {
   const mask = (place: Place): void => void masks.push(place);
   const lineStarts = [0];
   for (let at = source.indexOf("\n"); at !== -1; at = source.indexOf("\n", at + 1)) lineStarts.push(at + 1);
-  const report = (place: Place, message: string, help?: string): void => {
-    if (found.length < MAX_PROBLEMS) found.push({ place, message, help });
+  const lineOf = (place: Place): number => Math.max(1, lineStarts.findLastIndex((start) => start <= place.start) + 1);
+  const report: Report = (place, message, help) => {
+    // What a template says wrongly is found again with every playbook that extends it.
+    if (found.some((known) => known.place.start === place.start && known.message === message)) return;
+    if (found.length < MAX_PROBLEMS) found.push({ place, message, help: typeof help === "function" ? help() : help });
     else unsaid++;
   };
   const root = parse(source, report, mask);
   return {
-    ...{ file, root, report, mask },
+    ...{ file, root, report, mask, lineOf },
     problems: () => {
       const problems = found.map(({ place, message, help }): PolicyProblem => {
-        const line = Math.max(
-          0,
-          lineStarts.findLastIndex((start) => start <= place.start),
-        );
+        const line = lineOf(place) - 1;
         const from = lineStarts[line] ?? 0;
         const to = (lineStarts[line + 1] ?? source.length + 1) - 1;
         return {
@@ -260,16 +263,20 @@ function shown(
   for (const match of masks === undefined ? line.matchAll(SECRET_LINE) : []) {
     hidden.push({ start: offset + match.index + match[0].length, end: offset + line.length });
   }
-  let text = "";
-  const moved: number[] = []; // where each character of the line is in the text
-  for (let i = 0; i < line.length; i++) {
-    const isHidden = hidden.some(({ start, end }) => offset + i >= start && offset + i < end);
-    const wasHidden = i > 0 && hidden.some(({ start, end }) => offset + i > start && offset + i <= end);
+  // Of a very long line only what is around the mark: fifty problems on one line of megabytes must not cost fifty lines.
+  const middle = Math.min(line.length, Math.max(0, place.start - offset));
+  const [from, to] = [Math.max(0, middle - MAX_SHOWN), Math.min(line.length, middle + MAX_SHOWN)];
+  const near = hidden.filter(({ start, end }) => start <= offset + to && end >= offset + from);
+  let text = from > 0 ? "…" : "";
+  const moved: number[] = []; // where each character from `from` on is in the text
+  for (let i = from; i < to; i++) {
+    const isHidden = near.some(({ start, end }) => offset + i >= start && offset + i < end);
+    const wasHidden = i > from && near.some(({ start, end }) => offset + i > start && offset + i <= end);
     moved.push(isHidden && wasHidden ? Math.max(0, text.length - 3) : text.length);
     if (!isHidden) text += line[i];
     else if (!wasHidden) text += "***";
   }
-  const at = moved[Math.max(0, place.start - offset)] ?? text.length;
-  const end = moved[Math.max(0, place.end - offset)] ?? text.length;
-  return { source: text, mark: { at, length: Math.max(1, end - at) } };
+  const at = moved[Math.max(0, place.start - offset) - from] ?? text.length;
+  const end = moved[Math.max(0, place.end - offset) - from] ?? text.length;
+  return { source: to < line.length ? `${text}…` : text, mark: { at, length: Math.max(1, end - at) } };
 }

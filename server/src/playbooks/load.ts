@@ -1,102 +1,160 @@
 import canonicalize from "canonicalize";
-import { readFile, readdir, stat } from "node:fs/promises";
-import { join } from "node:path";
 import { sha256 } from "../core/bytes.ts";
-import { describe } from "../core/errors.ts";
 import type { JsonObject } from "../core/json.ts";
-import { checkPlaybook, checkRotas } from "./crosscheck.ts";
-import { type Document, MAX_FILE_BYTES, type Place, readDocument } from "./document.ts";
-import { readRotas, type Rota } from "./oncall.ts";
-import { readPeople } from "./people.ts";
-import { type PlaybookFile, readPlaybook } from "./playbook.ts";
-import type { Person, Playbook, Policy, Target } from "./policy.ts";
-import { compare, nearest, type PolicyProblem, sortProblems, suggest } from "./problem.ts";
-import { toJson } from "./shape.ts";
+import { checkDenial, checkRotas, checkSayings, checkTests, checkWhole, type Names } from "./crosscheck.ts";
 import { createPolicy } from "./decide.ts";
-import { type KindChecks, readTarget, reportAll, type TargetFile } from "./targets.ts";
+import { type Document, type Place, readDocument } from "./document.ts";
+import { missing, type PolicyFiles, readPolicyFiles, sortFiles } from "./files.ts";
+import { inherit, type WholePlaybook } from "./inherit.ts";
+import { readRotas, type RotaEntry } from "./oncall.ts";
+import { readPeople } from "./people.ts";
+import { readPlaybook, type PlaybookFile } from "./playbook.ts";
+import { type DenialEntry, type PolicyFile, readPolicyFile } from "./policy-file.ts";
+import type { Denial, Person, Playbook, PlaybookTest, Policy, Rota, Selector, Side, Target } from "./policy.ts";
+import { compare, type PolicyProblem, sortProblems } from "./problem.ts";
+import { toJson } from "./shape.ts";
+import { type KindChecks, readTarget, reportAll } from "./targets.ts";
+
+export { readPolicyFiles } from "./files.ts";
 
 export type LoadedPolicy =
   | { readonly ok: true; readonly policy: Policy }
   | { readonly ok: false; readonly problems: readonly PolicyProblem[] };
 
-const MAX_FILES = 2_000; // per folder; far above any real installation, far below what would hurt
-
 /**
- * Reads and checks a whole policy folder: `people.yaml`, optionally `oncall.yaml`, `targets/*.yaml`, `playbooks/*.yaml`.
- * All mistakes of all files are reported together, and with one mistake nothing is loaded. The folder is not trusted to
- * be well-formed, but whoever can write to it decides who may open what. Never rejects for what is in the folder.
+ * Reads and checks a whole policy folder. All mistakes of all files are reported together, and with one mistake nothing is
+ * loaded. The folder is not trusted to be well-formed, but whoever can write to it decides who may open what. Never
+ * rejects for what is in the folder.
  */
 export async function loadPolicy(options: {
-  folder: string;
-  kinds: ReadonlyMap<string, KindChecks>;
+  readonly folder: string;
+  readonly kinds: ReadonlyMap<string, KindChecks>;
 }): Promise<LoadedPolicy> {
-  const { folder, kinds } = options;
-  const problems: PolicyProblem[] = [];
+  const { files, problems } = await readPolicyFiles(options.folder);
+  const compiled = compilePolicy({ files, kinds: options.kinds });
+  if (problems.length === 0) return compiled;
+  const unread = new Set(problems.map(({ file }) => file));
+  const others = compiled.ok || unread.has(".") ? [] : compiled.problems.filter(({ file }) => !unread.has(file));
+  return { ok: false, problems: sortProblems([...problems, ...others]) };
+}
+
+/**
+ * Checks a bundle in memory, however it came here: the same files give the same policy and hash on every machine. Pure
+ * but for the time it takes. Never throws for what is in the files.
+ */
+export function compilePolicy(options: {
+  readonly files: PolicyFiles;
+  readonly kinds: ReadonlyMap<string, KindChecks>;
+}): LoadedPolicy {
+  const { files, kinds } = options;
+  const sorted = sortFiles(files);
   const documents: Document[] = [];
-  const open = async (file: string): Promise<Document | undefined> => {
-    const read = await readText(join(folder, file));
-    if (!read.ok) {
-      problems.push({ file, line: 1, column: 1, message: read.why });
-      return undefined;
-    }
-    const document = readDocument(file, read.text);
+  const open = (path: string): Document => {
+    const document = readDocument(path, files.get(path) ?? "");
     documents.push(document);
     return document;
   };
+  const problems = [...sorted.problems];
+  for (const file of ["policy.yaml", "people.yaml"]) if (!files.has(file)) problems.push(missing(file));
+  const top = (file: string): Document | undefined => (sorted.top.has(file) ? open(file) : undefined);
 
-  const top = await list(folder, "", problems);
-  if (top === undefined) return { ok: false, problems };
-  const peopleFile = top.includes("people.yaml") ? await open("people.yaml") : undefined;
-  if (!top.includes("people.yaml")) problems.push(missing("people.yaml", "people.yaml is missing"));
-  const oncall = top.includes("oncall.yaml") ? await open("oncall.yaml") : undefined;
-  const people = peopleFile === undefined ? [] : readPeople(peopleFile);
+  const policyDocument = top("policy.yaml");
+  const policyFile = policyDocument === undefined ? undefined : readPolicyFile(policyDocument);
+  const peopleDocument = top("people.yaml");
+  const oncall = top("oncall.yaml");
+  const people = peopleDocument === undefined ? [] : readPeople(peopleDocument);
   const rotas = oncall === undefined ? [] : readRotas(oncall);
-
-  const targets: TargetFile[] = [];
-  for (const file of await yamlFiles(folder, "targets", top, problems)) {
-    const document = await open(file);
-    if (document === undefined) continue;
-    const target = await readTarget(document, join(folder, file), kinds, readText);
-    if (target !== undefined) targets.push(target);
-  }
-  const playbooks: PlaybookFile[] = [];
-  for (const file of await yamlFiles(folder, "playbooks", top, problems)) {
-    const document = await open(file);
-    const playbook = document === undefined ? undefined : readPlaybook(document);
-    if (playbook !== undefined) playbooks.push(playbook);
-  }
+  const targets = sorted.targets.flatMap((path) => readTarget(open(path), kinds, files) ?? []);
+  const playbookFiles = sorted.playbooks.flatMap((path) => readPlaybook(open(path)) ?? []);
 
   reportTwice(targets.map(({ document, namePlace, target }) => ({ document, place: namePlace, value: target.name })));
-  reportTwice(playbooks.flatMap(({ document, name }) => (name === undefined ? [] : [{ document, ...name }])));
-  const sound = [peopleFile, oncall].every((document) => document === undefined || document.problems().length === 0);
-  const ids = new Set(people.flatMap(({ name, aliases }) => [name, ...aliases]));
-  const groups = new Set(people.flatMap((person) => person.groups).toSorted(compare));
-  const names = { people, ids, groups, rotas, oncall, sound };
-  const namesKnown = peopleFile?.root !== undefined && (oncall === undefined || oncall.root !== undefined);
-  if (namesKnown) checkRotas(names);
-  const complete = playbooks.flatMap((file) => {
-    if (namesKnown) checkPlaybook(file, names);
-    const scope = scopeOf(file, targets, kinds);
-    return file.playbook === undefined || scope === undefined ? [] : [{ ...file.playbook, scope }];
-  });
+  reportTwice(playbookFiles.flatMap(({ document, name }) => (name === undefined ? [] : [{ document, ...name }])));
+  const readable = [peopleDocument, oncall].every((document) => document === undefined || document.root !== undefined);
+  const names: Names = {
+    ...{ people, oncall, policyFile, targets: byName(targets.map((file) => [file.target.name, file])) },
+    byId: new Map(people.flatMap((person) => [person.name, ...person.aliases].map((id) => [id, person]))),
+    byGroup: groupsOf(people),
+    rotas: byName(rotas.map((rota) => [rota.name, rota])),
+    readable: readable && peopleDocument !== undefined && (oncall !== undefined || !files.has("oncall.yaml")),
+    sound: [peopleDocument, oncall].every((document) => document === undefined || document.problems().length === 0),
+  };
+  const wholes = checkAll(playbookFiles, names, kinds);
 
   problems.push(...documents.flatMap((document) => document.problems()));
-  if (problems.length > 0) return { ok: false, problems: sortProblems(problems) };
-  const hashed = targets.map(({ target }): Target => ({ ...target, hash: hashOf(target) }));
-  const byName = (a: { name: string }, b: { name: string }): number => compare(a.name, b.name);
+  if (problems.length > 0 || policyFile === undefined) return { ok: false, problems: sortProblems(problems) };
+  return { ok: true, policy: createPolicy(contentOf(names, policyFile, wholes)) };
+}
+
+/** Puts the playbooks together and reports what the files say wrongly about each other. */
+function checkAll(
+  files: readonly PlaybookFile[],
+  names: Names,
+  kinds: ReadonlyMap<string, KindChecks>,
+): readonly WholePlaybook[] {
+  const { policyFile } = names;
+  checkRotas(names);
+  if (policyFile !== undefined) {
+    checkSayings(policyFile.document, policyFile.defaults, names);
+    for (const denial of policyFile.denials) checkDenial(policyFile.document, denial, names);
+  }
+  for (const file of files) {
+    checkSayings(file.document, file.sayings, names);
+    checkTests(file, names);
+  }
+  const playbooks = files.filter(({ kind }) => kind === "playbook");
+  return playbooks.map((file) => {
+    const whole = inherit(file, files, { defaults: policyFile?.defaults ?? {}, zone: policyFile?.zone ?? "UTC" });
+    checkWhole(whole, names);
+    const scope = scopeOf(whole, names, kinds);
+    const rules = whole.rules === undefined || scope === undefined ? undefined : { ...whole.rules, scope };
+    return { ...whole, rules };
+  });
+}
+
+function scopeOf(
+  { sayings: { scope, target } }: WholePlaybook,
+  names: Names,
+  kinds: ReadonlyMap<string, KindChecks>,
+): JsonObject | undefined {
+  const kind = target?.value === undefined ? undefined : names.targets.get(target.value)?.target.kind;
+  if (kind === undefined || scope?.value === undefined) return undefined;
+  const checked = kinds.get(kind)?.parseScope(toJson(scope.value));
+  if (checked?.ok === true) return checked.value;
+  if (checked !== undefined) reportAll(scope.document, scope.value, "scope", checked.problems);
+  return undefined;
+}
+
+type Content = Parameters<typeof createPolicy>[0];
+
+/** Everything by its one name: aliases of people are replaced, lists are sorted. Called once all checks have passed. */
+function contentOf(names: Names, policyFile: PolicyFile, wholes: readonly WholePlaybook[]): Content {
+  const nameOf = (id: string): string => names.byId.get(id)?.name ?? id;
+  const targets = sorted(
+    [...names.targets.values()].map(({ target }): Target => ({ ...target, hash: hashOf(target) })),
+  );
+  const playbooks: Playbook[] = [];
+  const tests = new Map<string, readonly PlaybookTest[]>();
+  for (const { file, rules } of wholes) {
+    if (rules === undefined) continue;
+    const playbook = withNames(rules, nameOf);
+    const target = names.targets.get(playbook.target)?.target;
+    const hash = hashOf({ playbook, kind: target?.kind ?? "", config: target?.config ?? {} });
+    playbooks.push({ ...playbook, hash });
+    tests.set(playbook.name, testsOf(file, playbook, nameOf));
+  }
   const content = {
-    people: people.toSorted(byName),
-    rotas: rotas.toSorted(byName),
-    targets: hashed.toSorted(byName),
-    playbooks: complete.map((playbook) => withHash(playbook, hashed)).toSorted(byName),
+    ...{ people: sorted(names.people), targets, playbooks: sorted(playbooks) },
+    rotas: sorted([...names.rotas.values()].map((rota) => rotaOf(rota, nameOf))),
+    denials: sorted(policyFile.denials.map((denial) => denialOf(denial, policyFile.zone, nameOf))),
   };
-  return {
-    ok: true,
-    policy: createPolicy({
-      hash: hashOf({ ...content, people: content.people.map(plainPerson), rotas: content.rotas.map(plainRota) }),
-      ...content,
-    }),
-  };
+  const hash = hashOf({
+    ...content,
+    people: content.people.map(plainPerson),
+    reasons: Object.fromEntries(policyFile.reasons),
+    // Without the places in the files, which comments and layout change.
+    tests: Object.fromEntries([...tests].map(([name, all]) => [name, all.map((test) => ({ ...test, place: null }))])),
+  });
+  return { hash, ...content, reasons: policyFile.reasons, tests };
 }
 
 /** SHA-256 (hex) of the RFC 8785 form. */
@@ -109,32 +167,74 @@ function plainPerson(person: Person): object {
   return { ...person, secret: person.secret === undefined ? null : hashOf(person.secret.reveal()) };
 }
 
-/** Without the places in the file. */
-function plainRota({ name, people }: Rota): object {
-  return { name, people: people === "unknown" ? people : people.map(({ value }) => value) };
+type NameOf = (id: string) => string;
+
+function withNames<T extends Pick<Playbook, "who" | "approve" | "review">>(rules: T, nameOf: NameOf): T {
+  const side = (selectors: Side): Side => selectors.map((selector) => selectorOf(selector, nameOf));
+  return {
+    ...rules,
+    who: side(rules.who),
+    approve: { ...rules.approve, from: rules.approve.from.map(side) },
+    review: { ...rules.review, by: side(rules.review.by) },
+  };
 }
 
-function scopeOf(
-  { document, scope, target }: PlaybookFile,
-  targets: readonly TargetFile[],
-  kinds: ReadonlyMap<string, KindChecks>,
-): JsonObject | undefined {
-  if (target === undefined) return undefined;
-  const kind = targets.find((known) => known.target.name === target.value)?.target.kind;
-  if (kind === undefined) {
-    const names = targets.map((known) => known.target.name);
-    document.report(target.place, `there is no target "${target.value}"`, suggest(target.value, names));
-    return undefined;
+function selectorOf({ by, name }: Selector, nameOf: NameOf): Selector {
+  return { by, name: by === "user" ? nameOf(name) : name };
+}
+
+function rotaOf(rota: RotaEntry, nameOf: NameOf): Rota {
+  if (!("people" in rota)) return rota;
+  return { name: rota.name, people: [...new Set(rota.people.map(({ value }) => nameOf(value)))] };
+}
+
+function denialOf({ name, why, who, targets, tags, hours, zone }: DenialEntry, common: string, nameOf: NameOf): Denial {
+  return {
+    ...{ name: name.value, why, zone: zone ?? common },
+    who: who.map(({ value }) => selectorOf(value, nameOf)),
+    targets: targets.map(({ value }) => value),
+    tags: tags.map(({ value }) => value),
+    ...(hours === undefined ? {} : { hours }),
+  };
+}
+
+function testsOf(
+  { document, tests }: PlaybookFile,
+  playbook: Omit<Playbook, "hash">,
+  nameOf: NameOf,
+): readonly PlaybookTest[] {
+  return tests.map((test) => ({
+    ...{ expect: test.expect, who: nameOf(test.who.value), usage: test.usage },
+    oncall: test.oncall.map(({ value }) => value),
+    unknown: test.unknown.map(({ value }) => value),
+    ...(test.incident === undefined ? {} : { incident: test.incident }),
+    reason: test.reason?.value ?? playbook.when.reasons[0] ?? "",
+    forMs: test.forMs ?? playbook.time.maxMs,
+    approvedBy: test.approvedBy.map(({ value }) => nameOf(value)),
+    ...(test.atMs === undefined ? {} : { atMs: test.atMs }),
+    place: { file: document.file, line: document.lineOf(test.place) },
+  }));
+}
+
+function groupsOf(people: readonly Person[]): ReadonlyMap<string, readonly Person[]> {
+  const groups = new Map<string, Person[]>();
+  for (const person of people) {
+    for (const group of person.groups) {
+      const members = groups.get(group);
+      if (members === undefined) groups.set(group, [person]);
+      else members.push(person);
+    }
   }
-  const checked = scope === undefined ? undefined : kinds.get(kind)?.parseScope(toJson(scope));
-  if (checked?.ok === true) return checked.value;
-  if (checked !== undefined && scope !== undefined) reportAll(document, scope, "scope", checked.problems);
-  return undefined;
+  return groups;
 }
 
-function withHash(playbook: Omit<Playbook, "hash">, targets: readonly Target[]): Playbook {
-  const target = targets.find(({ name }) => name === playbook.target);
-  return { ...playbook, hash: hashOf({ playbook, kind: target?.kind ?? "", config: target?.config ?? {} }) };
+/** The first of each name; a second one is reported elsewhere. */
+function byName<T>(entries: readonly (readonly [string, T])[]): ReadonlyMap<string, T> {
+  return new Map(entries.toReversed());
+}
+
+function sorted<T extends { readonly name: string }>(items: readonly T[]): readonly T[] {
+  return items.toSorted((a, b) => compare(a.name, b.name));
 }
 
 function reportTwice(named: readonly { document: Document; place: Place; value: string }[]): void {
@@ -144,70 +244,4 @@ function reportTwice(named: readonly { document: Document; place: Place; value: 
     if (other === undefined) first.set(value, document.file);
     else document.report(place, `"${value}" is already the name in ${other}`);
   }
-}
-
-function missing(file: string, message: string): PolicyProblem {
-  return { file, line: 1, column: 1, message, help: "docs/playbooks.md shows what a policy folder holds." };
-}
-
-/** Names in a folder, hidden ones left out (a mounted ConfigMap has some). */
-async function list(folder: string, sub: string, problems: PolicyProblem[]): Promise<readonly string[] | undefined> {
-  let names: readonly string[];
-  try {
-    names = (await readdir(join(folder, sub))).filter((name) => !name.startsWith("."));
-  } catch (error) {
-    problems.push(missing(sub === "" ? "." : sub, `the folder cannot be read: ${describe(error)}`));
-    return undefined;
-  }
-  const known = sub === "" ? ["people.yaml", "oncall.yaml", "targets", "playbooks"] : [];
-  for (const name of names) {
-    const file = sub === "" ? name : `${sub}/${name}`;
-    const near = known.includes(name) ? undefined : nearest(name, known);
-    if (name.endsWith(".yml")) {
-      problems.push({ file, line: 1, column: 1, message: "policy files end in .yaml", help: "Rename the file." });
-    } else if (sub === "" && (near !== undefined || (name.endsWith(".yaml") && !known.includes(name)))) {
-      const help = near === undefined ? "Move it away, or into targets/ or playbooks/." : `Did you mean "${near}"?`;
-      problems.push({ file, line: 1, column: 1, message: "this name means nothing in a policy folder", help });
-    }
-  }
-  return names.toSorted(compare);
-}
-
-async function yamlFiles(
-  folder: string,
-  sub: string,
-  top: readonly string[],
-  problems: PolicyProblem[],
-): Promise<readonly string[]> {
-  if (!top.includes(sub)) {
-    problems.push(missing(sub, `the folder ${sub}/ is missing`));
-    return [];
-  }
-  const names = ((await list(folder, sub, problems)) ?? []).filter((name) => name.endsWith(".yaml"));
-  if (names.length > MAX_FILES) {
-    problems.push(missing(sub, `more than ${MAX_FILES} files`));
-    return [];
-  }
-  return names.map((name) => `${sub}/${name}`);
-}
-
-async function readText(path: string): Promise<{ ok: true; text: string } | { ok: false; why: string }> {
-  try {
-    const { size } = await requireFile(path);
-    if (size > MAX_FILE_BYTES) return { ok: false, why: `larger than ${MAX_FILE_BYTES / 1024} KiB` };
-    const bytes = await readFile(path);
-    if (bytes.length > MAX_FILE_BYTES) return { ok: false, why: `larger than ${MAX_FILE_BYTES / 1024} KiB` };
-    return { ok: true, text: new TextDecoder("utf-8", { fatal: true }).decode(bytes) };
-  } catch (error) {
-    if (error instanceof TypeError) return { ok: false, why: "not UTF-8 text" };
-    const absent = error instanceof Error && "code" in error && error.code === "ENOENT";
-    return { ok: false, why: absent ? "there is no such file" : `cannot be read: ${describe(error)}` };
-  }
-}
-
-/** Opening a pipe or a device could wait for ever. */
-async function requireFile(path: string): Promise<{ size: number }> {
-  const found = await stat(path);
-  if (!found.isFile()) throw new Error("not a plain file");
-  return found;
 }

@@ -1,12 +1,13 @@
 import { Secret } from "../core/secret.ts";
 import type { Document, Node, Place } from "./document.ts";
+import { readChannels } from "./playbook.ts";
 import { ROLES, type Person, type Role } from "./policy.ts";
 import { suggest } from "./problem.ts";
 import { type Placed, readBoolean, readMap, readName, readNames, readText, startOf } from "./shape.ts";
 
 const KEYS = {
   required: { name: "ann", roles: "[requester]" },
-  optional: ["groups", "aliases", "secret", "enabled"],
+  optional: ["groups", "aliases", "secret", "enabled", "notify"],
   hideUnknown: true,
 };
 
@@ -56,6 +57,7 @@ function readPerson(
   const aliasesNode = map.get("aliases")?.value;
   const secretNode = map.get("secret")?.value;
   const enabledNode = map.get("enabled")?.value;
+  const notifyNode = map.get("notify")?.value;
   const name = nameNode && readName(document, nameNode, "name");
   const roles = rolesNode && readRoles(document, rolesNode);
   const groups = groupsNode && readNames(document, groupsNode, "groups", { single: false, empty: leaveOut });
@@ -63,6 +65,7 @@ function readPerson(
     aliasesNode && readNames(document, aliasesNode, "aliases", { single: false, empty: leaveOut, ids: true });
   const secret = secretNode && readVerifier(document, secretNode);
   const enabled = enabledNode === undefined ? true : readBoolean(document, enabledNode, "enabled");
+  const notify = notifyNode && readChannels(document, notifyNode);
   if (name === undefined || nameNode === undefined) return undefined;
   return {
     person: {
@@ -72,6 +75,7 @@ function readPerson(
       groups: (groups ?? []).map(({ value }) => value),
       aliases: (aliases ?? []).map(({ value }) => value),
       ...(secret === undefined ? {} : { secret }),
+      notify: notify ?? [],
     },
     namePlace: nameNode.place,
     aliases: aliases ?? [],

@@ -15,48 +15,83 @@ export interface Keys {
   /** Each with an example of its value, for whoever left it out. */
   readonly required: Readonly<Record<string, string>>;
   readonly optional: readonly string[];
-  /** Keys of a later version: known, so that the message can say so, and refused. */
-  readonly later?: readonly string[];
   /** Whether the value of an unknown key may be a secret that must not be shown. */
   readonly hideUnknown?: boolean;
 }
 
+/** The keys of a map that has been read; what it lacks can be told later, when it is known what else says it. */
+export interface ReadKeys {
+  readonly entries: ReadonlyMap<string, Entry>;
+  /** What misspelt keys were probably meant to be: that the right one is missing would be the same news twice. */
+  readonly slips: ReadonlySet<string>;
+}
+
 /** The entries of a map by key. Unknown and missing keys are reported; the known ones are still returned. */
-export function readMap(document: Document, node: Node, what: string, keys: Keys): Map<string, Entry> | undefined {
+export function readMap(
+  document: Document,
+  node: Node,
+  what: string,
+  keys: Keys,
+): ReadonlyMap<string, Entry> | undefined {
+  const read = readKeys(document, node, what, [...Object.keys(keys.required), ...keys.optional], keys.hideUnknown);
+  if (read === undefined) return undefined;
+  const missing = Object.keys(keys.required).filter((key) => !read.entries.has(key) && !read.slips.has(key));
+  reportMissing(document, startOf(node), what, missing, keys.required);
+  return read.entries;
+}
+
+/** As {@link readMap}, without looking for what is missing. */
+export function readKeys(
+  document: Document,
+  node: Node,
+  what: string,
+  known: readonly string[],
+  hideUnknown = false,
+): ReadKeys | undefined {
   if (node.type !== "map") {
-    document.report(startOf(node), `${what} must be a map of keys`, `Keys: ${allKeys(keys)}.`);
+    document.report(startOf(node), `${what} must be a map of keys`, `Keys: ${known.join(", ")}.`);
     return undefined;
   }
-  const required = Object.keys(keys.required);
-  const known = [...required, ...keys.optional];
-  const found = new Map<string, Entry>();
-  const slips = new Set<string | undefined>();
+  const entries = new Map<string, Entry>();
+  const slips = new Set<string>();
   for (const entry of node.entries) {
-    if (known.includes(entry.key)) found.set(entry.key, entry);
-    else if (keys.later?.includes(entry.key)) {
-      const message = `"${entry.key}" is not supported by this version`;
-      document.report(entry.keyPlace, message, "Remove it: a rule that is not enforced must not look as if it were.");
-    } else {
-      const few = slips.size < MAX_SLIPS;
-      if (few) slips.add(nearest(entry.key, known) ?? entry.key);
-      // A slip of the fingers can put a secret where a key should be: only what looks like a key is repeated.
-      const plain = /^[a-z_]{1,32}$/i.test(entry.key);
-      if (!plain) document.mask(entry.keyPlace);
-      document.report(
-        entry.keyPlace,
-        plain ? `${what} has no key "${entry.key}"` : `${what} has no such key`,
-        few ? suggest(entry.key, known) : undefined,
-      );
-      if (keys.hideUnknown === true) document.mask(entry.value.place);
+    if (known.includes(entry.key)) {
+      entries.set(entry.key, entry);
+      continue;
     }
+    const few = slips.size < MAX_SLIPS;
+    if (few) slips.add(nearest(entry.key, known) ?? entry.key);
+    // A slip of the fingers can put a secret where a key should be: only what looks like a key is repeated.
+    const plain = /^[a-z_]{1,32}$/i.test(entry.key);
+    if (!plain) document.mask(entry.keyPlace);
+    document.report(
+      entry.keyPlace,
+      plain ? `${what} has no key "${entry.key}"` : `${what} has no such key`,
+      few ? suggest(entry.key, known) : undefined,
+    );
+    if (hideUnknown) document.mask(entry.value.place);
   }
-  // A misspelt key is told with its suggestion; that the right one is missing would be the same news twice.
-  const missing = required.filter((key) => !found.has(key) && !slips.has(key));
-  if (missing.length > 0) {
-    const lines = missing.map((key) => `${key}: ${keys.required[key]}`);
-    document.report(startOf(node), `${what} lacks ${missing.join(", ")}`, `Add: ${lines.join("\n       ")}`);
-  }
-  return found;
+  return { entries, slips };
+}
+
+/** Names the keys that are missing, each with a line that could stand there. */
+export function reportMissing(
+  document: Document,
+  place: Place,
+  what: string,
+  missing: readonly string[],
+  examples: Readonly<Record<string, string>>,
+): void {
+  if (missing.length === 0) return;
+  const lines = missing.map((key) => `${key}: ${examples[key] ?? "…"}`);
+  document.report(place, `${what} lacks ${missing.join(", ")}`, `Add: ${lines.join("\n       ")}`);
+}
+
+/** Whether a document whose keys belong to a target's kind is a map at all; what is in it, the kind says. */
+export function isKindsMap(document: Document, node: Node, what: string): boolean {
+  if (node.type === "map") return true;
+  document.report(startOf(node), `${what} must be a map of keys`, "The keys belong to the target's kind.");
+  return false;
 }
 
 export function readText(document: Document, node: Node, what: string): string | undefined {
@@ -117,16 +152,16 @@ export function readNames(
     document.report(node.place, `${what} is an empty list`, options.empty);
     return undefined;
   }
-  const names: Placed<string>[] = [];
+  const names = new Map<string, Placed<string>>();
   for (const item of items) {
     const fault = options.ids === true ? aliasFault : options.fault;
     const read = readName(document, item, node.type === "list" ? `an item of ${what}` : what, fault);
     if (read === undefined) continue;
     const name = options.ids === true ? read.toLowerCase() : read;
-    if (names.some((other) => other.value === name)) document.report(item.place, `"${name}" is twice in ${what}`);
-    else names.push({ value: name, place: item.place });
+    if (names.has(name)) document.report(item.place, `"${name}" is twice in ${what}`);
+    else names.set(name, { value: name, place: item.place });
   }
-  return names;
+  return [...names.values()];
 }
 
 /** Milliseconds. */
@@ -141,6 +176,20 @@ export function readDuration(document: Document, node: Node, what: string): numb
     }
   }
   document.report(startOf(node), `${what} is not a duration`, form);
+  return undefined;
+}
+
+/** A whole number within bounds, both included. */
+export function readCount(
+  document: Document,
+  node: Node,
+  what: string,
+  [min, max]: readonly [number, number],
+  help?: string,
+): number | undefined {
+  const count = node.type === "scalar" ? node.value : undefined;
+  if (typeof count === "number" && Number.isInteger(count) && count >= min && count <= max) return count;
+  document.report(startOf(node), `${what} must be a whole number from ${min} to ${max}`, help);
   return undefined;
 }
 
@@ -197,8 +246,4 @@ export function startOf(node: Node): Place {
   if (node.type === "scalar") return node.place;
   const first = node.type === "map" ? node.entries[0]?.keyPlace : undefined;
   return first ?? { start: node.place.start, end: node.place.start + 1 };
-}
-
-function allKeys(keys: Keys): string {
-  return [...Object.keys(keys.required), ...keys.optional].join(", ");
 }

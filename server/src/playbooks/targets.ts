@@ -1,9 +1,9 @@
-import { dirname, resolve } from "node:path";
+import { posix } from "node:path";
 import type { JsonObject, JsonValue } from "../core/json.ts";
 import type { Document, Node, Place } from "./document.ts";
 import type { Target } from "./policy.ts";
 import { suggest } from "./problem.ts";
-import { type Placed, locate, mapTexts, readLine, readMap, readName, readNames, toJson } from "./shape.ts";
+import { isKindsMap, type Placed, locate, mapTexts, readLine, readMap, readName, readNames, toJson } from "./shape.ts";
 
 /** The part of a target kind that the loader needs: the checks of its two documents. */
 export interface KindChecks {
@@ -20,9 +20,6 @@ export interface TargetFile {
   readonly namePlace: Place;
 }
 
-/** Reads a text file beside the policy: its content, or why not. */
-export type ReadBeside = (path: string) => Promise<{ ok: true; text: string } | { ok: false; why: string }>;
-
 const KEYS = {
   required: { target: "orders-prod", kind: "postgres", config: "{ … } # the keys of its kind" },
   optional: ["summary", "tags"],
@@ -32,15 +29,15 @@ const KEYS = {
 const SHOWN = /^(?:host|port|database|databases|user|mode|server_?name|region|cluster|namespace|role|schema|ca)$/i;
 
 /**
- * Reads one file of `targets/`. In `config`, a path at `tls.ca` is replaced by that file's PEM, and a relative path in a
- * secret reference `${file:…}` is made absolute; both are relative to the YAML file. References are not resolved.
+ * Reads one file of `targets/`. In `config`, a path at `tls.ca` is replaced by that file's PEM out of `files`, and a
+ * relative path in a secret reference `${file:…}`, which is relative to the YAML file, by one that is relative to the
+ * policy folder. References are not resolved.
  */
-export async function readTarget(
+export function readTarget(
   document: Document,
-  path: string,
   kinds: ReadonlyMap<string, KindChecks>,
-  readBeside: ReadBeside,
-): Promise<TargetFile | undefined> {
+  files: ReadonlyMap<string, string>,
+): TargetFile | undefined {
   if (document.root === undefined) return undefined;
   const map = readMap(document, document.root, "a target", KEYS);
   if (map === undefined) return undefined;
@@ -58,9 +55,9 @@ export async function readTarget(
     document.report(kindNode.place, `there is no target kind "${kind}"`, suggest(kind, kinds.keys()));
   }
   let config: JsonObject = {};
-  if (configNode !== undefined) {
+  if (configNode !== undefined && isKindsMap(document, configNode, "config")) {
     hideTexts(document, configNode, "");
-    const { prepared, caMissing } = await prepareConfig(document, configNode, dirname(path), readBeside);
+    const { prepared, caMissing } = prepareConfig(document, configNode, files);
     const checked = checks?.parseConfig(prepared);
     if (checked?.ok === true) config = checked.value;
     else if (checked !== undefined) {
@@ -88,28 +85,39 @@ export function reportAll(
   }
 }
 
-async function prepareConfig(
+/** The file that `config.tls.ca` of a target names, as it is called in a bundle; undefined where it names none. */
+export function authorityFile(document: Document): string | undefined {
+  const { root } = document;
+  const config = root?.type === "map" ? root.entries.find(({ key }) => key === "config") : undefined;
+  const ca = config === undefined ? undefined : caOf(toJson(config.value));
+  if (ca === undefined || ca === "system" || ca.includes("-----BEGIN") || ca.startsWith("${")) return undefined;
+  return beside(document.file, ca);
+}
+
+function prepareConfig(
   document: Document,
   node: Node,
-  folder: string,
-  readBeside: ReadBeside,
-): Promise<{ prepared: JsonValue; caMissing: boolean }> {
-  const absolute = mapTexts(toJson(node), (text) => {
+  files: ReadonlyMap<string, string>,
+): { prepared: JsonValue; caMissing: boolean } {
+  const movable = mapTexts(toJson(node), (text) => {
     const reference = /^\$\{file:(.+)\}$/s.exec(text)?.[1];
-    return reference === undefined ? text : `\${file:${resolve(folder, reference)}}`;
+    return reference === undefined ? text : `\${file:${beside(document.file, reference)}}`;
   });
-  const ca = caOf(absolute);
-  if (ca === undefined || ca === "system" || ca.includes("-----BEGIN") || ca.startsWith("${")) {
-    return { prepared: absolute, caMissing: false };
-  }
-  const read = await readBeside(resolve(folder, ca));
-  if (!read.ok) {
+  const ca = authorityFile(document);
+  if (ca === undefined) return { prepared: movable, caMissing: false };
+  const pem = files.get(ca);
+  if (pem === undefined) {
     const help = 'A path relative to this file, or "system" for the machine\'s own authorities.';
-    document.report(locate(node, ["tls", "ca"]), `config.tls.ca: ${read.why}`, help);
-    return { prepared: absolute, caMissing: true };
+    document.report(locate(node, ["tls", "ca"]), "config.tls.ca: there is no such file, or it cannot be read", help);
+    return { prepared: movable, caMissing: true };
   }
   const isCa = (path: readonly (string | number)[]): boolean => path.length === 2 && path.join(".") === "tls.ca";
-  return { prepared: mapTexts(absolute, (text, path) => (isCa(path) ? read.text : text)), caMissing: false };
+  return { prepared: mapTexts(movable, (text, path) => (isCa(path) ? pem : text)), caMissing: false };
+}
+
+/** `path`, relative to `file`, as it is called seen from the policy folder; an absolute one stays as it is. */
+function beside(file: string, path: string): string {
+  return posix.isAbsolute(path) ? path : posix.normalize(posix.join(posix.dirname(file), path));
 }
 
 function caOf(config: JsonValue): string | undefined {

@@ -3,6 +3,10 @@ const NAME = /^[a-z][a-z0-9._-]{0,62}$/;
 /** Ids that other systems give a human: mail addresses, user names. Compared without regard to case. */
 const ALIAS = /^[A-Za-z0-9][A-Za-z0-9._@:+/|-]{0,127}$/;
 const REASON = /^[a-z][a-z0-9-]{0,39}$/;
+/** Severities are the words of the incident tool, compared exactly. */
+const SEVERITY = /^[A-Za-z][A-Za-z0-9_-]{0,31}$/;
+/** `kind:name`, as channels and sources of evidence are called in glasskey.yaml. */
+const CHANNEL = /^[a-z][a-z0-9-]{0,31}:[a-z][a-z0-9._-]{0,62}$/;
 
 /** Code points that are not seen, or that change what is seen around them. */
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}\u115F\u1160\u3164\uFFA0\uFFFD]/u;
@@ -33,6 +37,19 @@ export function reasonFault(text: string): string | undefined {
   return (
     oddCharacter(text) ?? "is not a reason code: a to z first, then a to z, 0 to 9 and hyphens, 40 characters at most"
   );
+}
+
+export function severityFault(text: string): string | undefined {
+  if (SEVERITY.test(text)) return undefined;
+  return (
+    oddCharacter(text) ?? "is not a severity such as SEV1: a letter first, then letters, digits, _ and -, 32 at most"
+  );
+}
+
+/** Of a channel, or of a source of evidence. */
+export function channelFault(text: string): string | undefined {
+  if (CHANNEL.test(text)) return undefined;
+  return oddCharacter(text) ?? "is not KIND:NAME, such as slack:incidents";
 }
 
 /** What is wrong with `text` as one line for people, or undefined. */

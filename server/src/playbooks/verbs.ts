@@ -10,20 +10,30 @@ export interface GrantRule {
   readonly own: boolean;
   /** Whether people in the playbook's `approve.from` with the role approver may. */
   readonly approvers: boolean;
+  /** Whether people in the playbook's `review.by` with the role approver may. */
+  readonly reviewers: boolean;
   readonly roles: readonly Role[];
   /** For sentences: "ann may not …". */
   readonly words: string;
 }
 
+const NOBODY = { own: false, approvers: false, reviewers: false } as const;
+const OWN = { ...NOBODY, own: true, roles: [] } as const;
+
 export const GRANT_VERBS: Readonly<Record<GrantVerb, GrantRule>> = {
-  read_grant: { own: true, approvers: true, roles: ["security_officer", "auditor"], words: "see this grant" },
-  withdraw: { own: true, approvers: false, roles: [], words: "withdraw this request" },
-  connect: { own: true, approvers: false, roles: [], words: "connect under this grant" },
-  end: { own: true, approvers: true, roles: ["security_officer"], words: "end this grant" },
-  kill: { own: false, approvers: false, roles: ["security_officer"], words: "kill grants and sessions" },
+  read_grant: {
+    ...{ own: true, approvers: true, reviewers: true, roles: ["security_officer", "auditor"] },
+    words: "see this grant",
+  },
+  withdraw: { ...OWN, words: "withdraw this request" },
+  connect: { ...OWN, words: "connect under this grant" },
+  end: { ...NOBODY, own: true, approvers: true, roles: ["security_officer"], words: "end this grant" },
+  kill: { ...NOBODY, roles: ["security_officer"], words: "kill grants and sessions" },
   // Not the requester: a terminal's recording holds the target's data, and access to that ends with the grant.
-  read_recording: { own: false, approvers: false, roles: ["security_officer", "auditor"], words: "read recordings" },
-  watch_session: { own: false, approvers: false, roles: ["security_officer", "auditor"], words: "watch sessions" },
+  read_recording: { ...NOBODY, roles: ["security_officer", "auditor"], words: "read recordings" },
+  watch_session: { ...NOBODY, roles: ["security_officer", "auditor"], words: "watch sessions" },
+  // Never the requester, whatever else they are: `glasskey.not-requester`.
+  sign_review: { ...NOBODY, reviewers: true, roles: ["security_officer"], words: "sign this review" },
 };
 
 export const INSTALLATION_VERBS: Readonly<Record<InstallationVerb, { roles: readonly Role[]; words: string }>> = {
@@ -35,5 +45,6 @@ export const INSTALLATION_VERBS: Readonly<Record<InstallationVerb, { roles: read
   read_targets: { roles: ["security_officer", "auditor", "admin"], words: "read the targets' configuration" },
   check_target: { roles: ["admin"], words: "check a target" },
   read_alarms: { roles: ["security_officer", "auditor", "admin"], words: "read alarms" },
+  read_reports: { roles: ["security_officer", "auditor", "admin"], words: "read reports" },
   reload_policy: { roles: ["admin"], words: "load the policy again" },
 };

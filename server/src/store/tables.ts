@@ -1,10 +1,11 @@
 import type { ColumnType, Generated } from "kysely";
 import type { JsonObject, JsonValue } from "../core/json.ts";
 import type { LogTables } from "./tables-log.ts";
+import type { PolicyTables } from "./tables-policy.ts";
 import type { RecordingTables } from "./tables-recording.ts";
 
 /** Rows of migrations/*.sql as Kysely sees them. `bigint` columns come as numbers: none of ours passes 2^53. */
-export interface Database extends LogTables, RecordingTables {
+export interface Database extends LogTables, RecordingTables, PolicyTables {
   installation: InstallationTable;
   keyring: KeyringTable;
   pseudonyms: PseudonymsTable;
@@ -24,6 +25,7 @@ type Timestamp = ColumnType<Date, Date | string, Date | string>;
 type Default<T> = Generated<T>;
 /** Written as text that JSON.stringify made, read as the value: `pg` would take a JavaScript array for a PostgreSQL one. */
 type Json<T> = ColumnType<T, string, string>;
+type JsonDefault<T> = ColumnType<T, string | undefined, string>;
 
 export type GrantState =
   | "pending"
@@ -95,6 +97,11 @@ export interface GrantsTable {
   extensions_used: Default<number>;
   extension_round: number | null;
   decision: Json<JsonValue>;
+  /** The bundle's hash at the request; null before bundles were kept. */
+  bundle: string | null;
+  evidence: JsonDefault<JsonValue>;
+  quorum: JsonDefault<JsonValue>;
+  opened_unanswered: Default<boolean>;
   created_at: Default<Date>;
   decide_by: Timestamp;
   approved_at: Timestamp | null;
