@@ -6,13 +6,10 @@ import { pseudonymOf } from "../identity/pseudonyms.ts";
 import type { Tx } from "../store/database.ts";
 import type { Access, Observed } from "./access.ts";
 import { factsFor, lockPlaybook, observe } from "./facts.ts";
-import { readPlan } from "./leases.ts";
 import type { GrantRow } from "./lifecycle.ts";
 import { pinned } from "./open.ts";
 import { denied } from "./request.ts";
 import { decidersOf, tell } from "./tell.ts";
-
-const REMOTE_TIMEOUT_MS = 20_000;
 
 /**
  * Asks for a later end. A new decision with facts of its own, under the pinned playbook's `extend:`; where that needs
@@ -108,10 +105,10 @@ export async function applyExtension(
     throw new GlassError("conflict", "the grant is over, or the extension would pass the playbook's cap");
   const lease = await tx
     .updateTable("leases")
-    .set({ ends_at: endsAt, next_at: endsAt })
+    .set({ ends_at: endsAt, extend_due: true, next_at: sql`clock_timestamp()` })
     .where("grant_id", "=", grant.id)
     .where("state", "=", "live")
-    .returningAll()
+    .returning("id")
     .executeTakeFirst();
   const data = { byMs: question.byMs, endsAt: endsAt.toISOString() };
   await append(tx, {
@@ -124,21 +121,11 @@ export async function applyExtension(
     data,
   });
   return async () => {
-    const kind = lease === undefined ? undefined : access.kinds.get(lease.kind);
-    if (lease !== undefined && kind !== undefined) {
-      try {
-        const plan = await kind.driver.extend(readPlan(access, lease), endsAt, AbortSignal.timeout(REMOTE_TIMEOUT_MS));
-        const sealed = access.keyring.seal(
-          { table: "leases", row: lease.id, column: "plan" },
-          Buffer.from(JSON.stringify(plan)),
-        );
-        await access.store.updateTable("leases").set({ plan: sealed }).where("id", "=", lease.id).execute();
-      } catch (error) {
-        // Live sessions go on; only new logins stop at the old end, which is the safe side.
-        access.warn(`grant ${grant.id}: the target did not move its expiry: ${describe(error)}`);
-      }
-    }
-    await access.cutter().extend(grant.id, endsAt.getTime());
+    // Live sessions do not wait for the target: its own expiry stops new logins only, and the lease's loop moves it.
+    await Promise.all([
+      access.cutter().extend(grant.id, endsAt.getTime()),
+      lease === undefined ? undefined : access.kick(lease.id),
+    ]);
   };
 }
 

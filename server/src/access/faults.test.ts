@@ -33,6 +33,26 @@ test("lesson 12: a target that is down at revocation is asked again until the pr
   expect(closed.proof?.leases).toHaveLength(1);
 });
 
+test("an extension while the target is down holds at once for who is in, and the target's own expiry follows when it is back", async () => {
+  await system.writePolicy({ "playbooks/longer.yaml": playbook("longer", { time: "{ max: 10m, extend: 1x5m }" }) });
+  await ida.call("POST", "/v1/policy/reload", {});
+  const grant = await ann.break("longer");
+  const validUntil = async (): Promise<number> => {
+    const { rows } = await system.target.query(
+      "select extract(epoch from max(rolvaliduntil)) * 1000 as ms from pg_roles where rolname like 'gk\\_%'",
+    );
+    return Number((rows as { ms: string | null }[])[0]?.ms ?? 0);
+  };
+  const before = await validUntil();
+  expect(before).toBeGreaterThan(0);
+  await system.target.stop();
+  const { grant: extended } = await ann.call<{ grant: { endsAt: string } }>("POST", `/v1/grants/${grant.grant}/extend`);
+  expect(Date.parse(extended.endsAt) - Date.parse(grant.endsAt ?? "")).toBe(300_000);
+  await system.target.start();
+  await expect.poll(validUntil, { timeout: 40_000 }).toBeGreaterThanOrEqual(before + 299_000);
+  await ann.end(grant.grant);
+});
+
 test("lesson 13: revocation uses what was stored at the opening, not today's target file", async () => {
   const grant = await ann.break("repair");
   const { readFile } = await import("node:fs/promises");

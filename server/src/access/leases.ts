@@ -151,6 +151,7 @@ async function claim(
 async function release(access: Access, lease: string, error: string): Promise<void> {
   const row = await access.store.selectFrom("leases").select("attempts").where("id", "=", lease).executeTakeFirst();
   const waitMs = BACKOFF_MS[Math.min(row?.attempts ?? 0, BACKOFF_MS.length - 1)] ?? 3_600_000;
+  const due = sql`clock_timestamp() + ${waitMs} * interval '1 millisecond'`;
   await access.store
     .updateTable("leases")
     .set((eb) => ({
@@ -158,7 +159,8 @@ async function release(access: Access, lease: string, error: string): Promise<vo
       claimed_until: null,
       attempts: eb("attempts", "+", 1),
       last_error: error,
-      next_at: sql`clock_timestamp() + ${waitMs} * interval '1 millisecond'`,
+      // What lives is looked at again at its end, however long the pause.
+      next_at: sql`case state when 'live' then least(ends_at, ${due}) else ${due} end`,
     }))
     .where("id", "=", lease)
     .where("state", "<>", "dead")
@@ -175,7 +177,7 @@ async function step(access: Access, row: LeaseRow): Promise<void> {
     case "minting":
       return abandonMint(access, row);
     case "live":
-      return expire(access, row);
+      return row.extend_due && row.ends_at > new Date() ? prolong(access, kind, row) : expire(access, row);
     case "closing":
       return remove(access, kind, row);
     case "dead":
@@ -192,6 +194,10 @@ export function readPlan(access: Access, row: Pick<LeaseRow, "id" | "plan">): Le
   return JSON.parse(
     access.keyring.open({ table: "leases", row: row.id, column: "plan" }, row.plan).toString("utf8"),
   ) as JsonObject;
+}
+
+function sealPlan(access: Access, lease: string, plan: LeasePlan): Buffer {
+  return access.keyring.seal({ table: "leases", row: lease, column: "plan" }, Buffer.from(JSON.stringify(plan)));
 }
 
 export function leaseKey(access: Pick<Access, "keyring">, lease: string): Buffer {
@@ -327,6 +333,23 @@ async function failOpening(access: Access, row: LeaseRow, error: unknown): Promi
     }
     await closeLease(tx, row.id, text);
   });
+}
+
+/** Moves the target's own expiry to where the grant's end is now. Until it answers, new logins stop at the old end. */
+async function prolong(access: Access, kind: KindControl, row: LeaseRow): Promise<void> {
+  const plan = await kind.driver.extend(readPlan(access, row), row.ends_at, AbortSignal.timeout(REMOTE_TIMEOUT_MS));
+  // Extended once more meanwhile: that is still to be done. The row's time came here without its microseconds.
+  const later = sql<boolean>`ends_at >= ${row.ends_at}::timestamptz + interval '1 millisecond'`;
+  await access.store
+    .updateTable("leases")
+    .set({
+      ...{ plan: sealPlan(access, row.id, plan), attempts: 0, last_error: null, claimed_by: null, claimed_until: null },
+      extend_due: later,
+      next_at: sql`case when ${later} then clock_timestamp() else ends_at end`,
+    })
+    .where("id", "=", row.id)
+    .where("state", "=", "live")
+    .execute();
 }
 
 async function expire(access: Access, row: LeaseRow): Promise<void> {

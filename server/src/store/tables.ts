@@ -146,6 +146,8 @@ export interface LeasesTable {
   paged_at: Timestamp | null;
   before: Buffer | null;
   evidence: Json<JsonValue> | null;
+  /** The grant's end moved, and the target's own expiry has not followed yet. */
+  extend_due: Default<boolean>;
 }
 
 export interface SessionsTable {

@@ -28,6 +28,9 @@ alter table grants add column quorum jsonb not null default '[]'; -- why more ap
 alter table grants add column opened_unanswered boolean not null default false;
 create index grants_playbook on grants (playbook, created_at);
 
+-- The grant's end moved, and the target's own expiry has to follow.
+alter table leases add column extend_due boolean not null default false;
+
 -- One for each use; opened when the grant opens, signed when it is closed.
 create table reviews (
   grant_id text primary key references grants (id),
