@@ -92,6 +92,9 @@ describe("the import table", () => {
     expect(partOf("server/src/targets/postgres/fixtures/a.ts")).toBe("testing");
     expect(partOf("server/src/targets/target.ts")).toBe("target.ts");
     expect(partOf("server/testing/a.ts")).toBe("testing");
+    expect(partOf("server/src/config.test.ts")).toBe("config.ts");
+    expect(partOf("server/src/init.test.ts")).toBe("main.ts");
+    expect(partOf("server/src/another.test.ts")).toBeUndefined();
     expect(partOf("elsewhere/a.ts")).toBeUndefined();
   });
 });

@@ -117,13 +117,14 @@ export function partOf(path: string): string | undefined {
   // Test code that several tests share: of the whole server, or of one folder.
   if (second === "testing" || /\/(?:testing|fixtures)(?:\/|\.ts$)/.test(path)) return "testing";
   if (second !== "src" || third === undefined) return undefined;
-  if (fourth === undefined && OF_MAIN.has(third)) return "main.ts";
+  const own = third.replace(/\.test\.ts$/, ".ts"); // a file beside its test is of one part with it
+  if (fourth === undefined && OF_MAIN.has(own)) return "main.ts";
   if (third === "targets") {
     if (fourth === "target.ts" || fourth === "registry.ts") return fourth;
     if (fourth?.startsWith("conformance") === true) return "testing";
     return path.split("/").length > 4 ? `targets/${fourth}` : undefined;
   }
-  return Object.hasOwn(TABLE, third) && (third.endsWith(".ts") || fourth !== undefined) ? third : undefined;
+  return Object.hasOwn(TABLE, own) && (own.endsWith(".ts") || fourth !== undefined) ? own : undefined;
 }
 
 const isTest = (path: string): boolean => path.endsWith(".test.ts") || partOf(path) === "testing";

@@ -13,8 +13,10 @@ function find(name) {
   }
 }
 
+const SERVER = ["serve", "init", "secret"];
+
 function load(verb) {
-  if (["serve", "init", "secret"].includes(verb)) return import("@glasskey/server/commands");
+  if (SERVER.includes(verb)) return import("@glasskey/server/commands");
   return verb === "playbook" ? import("@glasskey/server/playbook-commands") : import("../src/main.ts");
 }
 
@@ -23,8 +25,11 @@ if (major > 24 || (major === 24 && minor >= 11)) {
   const { enableCompileCache } = await import("node:module");
   enableCompileCache?.();
   // The verbs that are the server itself, and those that read policy files; everything else is a client of its API.
-  const { main } = await load(process.argv[2] ?? "");
-  process.exitCode = await main(process.argv.slice(2));
+  const [first, second = "", ...rest] = process.argv.slice(2);
+  const asked = first === "help" && [...SERVER, "playbook"].includes(second);
+  const argv = asked ? [second, ...rest, "--help"] : process.argv.slice(2);
+  const { main } = await load(argv[0] ?? "");
+  process.exitCode = await main(argv);
 } else {
   const packages = ["node", "node-bin"].map((name) => `${name}-${process.platform}-${process.arch}/package.json`);
   const node = packages.map(find).find((found) => found !== undefined);

@@ -38,9 +38,6 @@ async function run(argv: readonly string[], out: Output): Promise<number> {
     }
     const topics = COMMANDS.filter((command) => `${command.name} `.startsWith(`${rest.join(" ")} `));
     const exact = topics.find((command) => command.name === rest.join(" "));
-    if (exact === undefined && SERVER_VERBS.includes(rest[0] ?? "")) {
-      throw usage(`${rest[0]} is no client of the server`, `See: glass ${rest[0]} --help`);
-    }
     if (topics.length === 0) throw unknownVerb(rest[0] ?? "");
     process.stdout.write((exact === undefined ? topics : [exact]).map(helpFor).join("\n"));
     return 0;

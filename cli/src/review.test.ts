@@ -133,6 +133,7 @@ test("a playbook that needs an incident says so where none is named, and refuses
 test("status and approve show the evidence with its source and age, the sides that are missing, and whether anybody was paged", async () => {
   const waiting = await run("ann", ["break", "dark", ...BREAK, "--no-wait", "--json"]);
   expect(waiting.code).toBe(4);
+  expect(waiting.stderr).toMatch(/Nobody knows, so a human decides: oncall:nobody-knows unknown, says/);
   const { grant } = JSON.parse(waiting.stdout) as GrantView;
   const status = await run("bob", ["status", grant]);
   expect(status.stdout).toMatch(/evidence +oncall:nobody-knows unknown, says \S+, (?:fresh|\d+s old)/);
@@ -152,6 +153,7 @@ test("status and approve show the evidence with its source and age, the sides th
 test("the report has every declared reason, for those who may read it", async () => {
   const report = await run("ida", ["report", "--since", "1d"]);
   expect(report.code).toBe(0);
+  expect(report.stdout).toMatch(/: (?:1 request|\d+ requests)$/m);
   expect(report.stdout).toMatch(/outage +\d+ +Something does not work/);
   expect(report.stdout).toMatch(/data-loss +0 +Data is being lost or damaged/);
   expect(report.stdout).not.toMatch(/\bann\b|checkout/);

@@ -16,7 +16,7 @@ const HELP: Readonly<Record<string, string>> = {
   --data DIR     keys, store and recordings; wins over \`data:\` in the file
 
 Under a supervisor, SIGHUP reads the policy folder again.`,
-  init: `Make a folder to start from: glasskey.yaml, a target to fill in, two playbooks, one person.
+  init: `Make a folder to start from: glasskey.yaml, a target to fill in, two playbooks with tests, one person.
 
   glass init DIR
 
@@ -88,7 +88,7 @@ async function serve(args: readonly string[]): Promise<number> {
   for (const [kind, { host, port }] of server.endpoints) console.log(`  gateway  ${host}:${port} (${kind})`);
   console.log(`  CA       ${server.caFile}`);
   console.log(`  log      ${server.logDir}, key ${server.vkey}`);
-  console.log(`Next: glass login NAME --server ${server.url} --ca ${JSON.stringify(server.caFile)}`);
+  console.log(`Next: glass login NAME --server ${server.url} --ca ${quoted(server.caFile)}`);
   const end = await Promise.race([signal.promise, server.failed]);
   if (end instanceof Error) console.error(`glass: cannot go on: ${end.message}`);
   else console.log("Stopping: sessions are told, recordings sealed.");
@@ -106,8 +106,16 @@ async function init(args: readonly string[]): Promise<number> {
   for (const file of made.files) console.log(`  ${file}`);
   console.log(`\nFirst person: ${made.person}, secret ${made.secret}`);
   console.log("  It is shown once, and only its hash is kept. Write it down.");
-  console.log(`\nNext: edit policy/targets/orders-prod.yaml, then: glass serve --config ${join(dir, "glasskey.yaml")}`);
+  console.log("\nNext: say which database it is in policy/targets/orders-prod.yaml, and give the others a secret with");
+  console.log("glass secret, in policy/people.yaml. Then:");
+  console.log(`  glass playbook lint ${quoted(join(dir, "policy"))}`);
+  console.log(`  glass serve --config ${quoted(join(dir, "glasskey.yaml"))}`);
   return 0;
+}
+
+/** A path as a shell takes it for one word. */
+function quoted(path: string): string {
+  return /^[\w@%+=:,./-]+$/.test(path) ? path : `'${path.replaceAll("'", String.raw`'\''`)}'`;
 }
 
 async function secret(): Promise<number> {

@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import { isIPv6 } from "node:net";
 import { dirname, isAbsolute, join, resolve } from "node:path";
 import { z } from "zod";
 import { locateSource, POLICY_GIT_KEYS, policySchema, type GitSource } from "./bundles/config.ts";
@@ -6,11 +7,16 @@ import { parseDuration } from "./core/duration.ts";
 import { describe, GlassError } from "./core/errors.ts";
 import { Secret } from "./core/secret.ts";
 import { evidenceConfig, evidenceKeys, placeEvidence, type SourceConfig } from "./evidence/config.ts";
-import { locateChannels, notifySchema, type NotifyConfig } from "./notify/config.ts";
+import { locateChannels, notifyKeys, notifySchema, type NotifyConfig } from "./notify/config.ts";
 import { readDocument } from "./playbooks/document.ts";
 import { formatProblems, suggest } from "./playbooks/problem.ts";
 import { locate, startOf, toJson } from "./playbooks/shape.ts";
 import type { SecretResolver } from "./targets/target.ts";
+
+/** Where people reach the API. @param host a name or an address, as it stands in `hosts`. */
+export function apiUrl(host: string, port: number): string {
+  return `https://${isIPv6(host) ? `[${host}]` : host}:${port}`;
+}
 
 /** What `glasskey.yaml` says, with every path absolute and every default filled in. */
 export interface ServerConfig {
@@ -154,7 +160,7 @@ export function readConfig(file: string, dataDir?: string): ServerConfig {
       } else
         document.report(
           path.length === 0 ? startOf(root) : locate(root, path),
-          `${path.join(".")} ${issue.message}`.trim(),
+          `${path.join(".")} ${inWords(issue.message)}`.trim(),
         );
     }
   }
@@ -196,6 +202,24 @@ export function readConfig(file: string, dataDir?: string): ServerConfig {
   };
 }
 
+const TYPES: Readonly<Record<string, string>> = {
+  ...{
+    string: "text",
+    number: "a number",
+    boolean: "true or false",
+    array: "a list",
+    object: "a map",
+    record: "a map",
+  },
+};
+
+/** The schema library's own words about a wrong type, in ours. */
+function inWords(message: string): string {
+  const [, expected = "", received] = /^Invalid input: expected (\w+), received (\w+)$/.exec(message) ?? [];
+  if (received === "undefined") return "is missing";
+  return received === undefined ? message : `must be ${TYPES[expected] ?? expected}`;
+}
+
 function locateKey(
   root: Parameters<typeof locate>[0],
   path: readonly (string | number)[],
@@ -223,6 +247,7 @@ function knownKeys(path: readonly (string | number)[]): readonly string[] {
     log: ["origin"],
   };
   if (path[0] === "evidence" && path.length === 2) return evidenceKeys(String(path[1]));
+  if (path[0] === "notify" && path.length === 2) return notifyKeys(String(path[1]));
   return shapes[path.join(".")] ?? [];
 }
 

@@ -11,6 +11,7 @@ import { startLeaseWorker, type LeaseWorker } from "./access/leases.ts";
 import { challenge, noteActivity, openSession, sessionClosed } from "./access/sessions.ts";
 import { closeDrifted } from "./access/drift.ts";
 import { forgetNode, heartbeat, sweepGrants, sweepOrphans } from "./access/sweep.ts";
+import { openUnanswered } from "./access/unanswered.ts";
 import { buildApp, type App } from "./api/app.ts";
 import type { Api } from "./api/services.ts";
 import { append } from "./audit/append.ts";
@@ -18,7 +19,7 @@ import { exportLog } from "./audit/export.ts";
 import { createLogReader } from "./audit/read.ts";
 import { startSequencer } from "./audit/sequencer.ts";
 import { startBundles, type Bundles } from "./bundles/serve.ts";
-import { resolveSecret, type ServerConfig } from "./config.ts";
+import { apiUrl, resolveSecret, type ServerConfig } from "./config.ts";
 import { sleep, systemClock } from "./core/clock.ts";
 import { describe, GlassError } from "./core/errors.ts";
 import type { JsonObject } from "./core/json.ts";
@@ -147,7 +148,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
       onPolicy: (next) => closeDrifted(access, next),
       alarms: {
         raise: (key, text) => raiseAlarm(store, warn, key, text, notifier),
-        clear: (key) => clearAlarm(store, warn, key),
+        clear: (key) => clearAlarm(store, warn, key, notifier),
       },
     });
     served = bundles;
@@ -195,7 +196,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
       },
     );
     parts.set("gateway", () => gateway.stop(stopText));
-    await clearAlarm(store, warn, `journal ${node}`);
+    await clearAlarm(store, warn, `journal ${node}`, notifier);
     void gateway.whenDead.then((error) => failed.resolve(error));
     sealer = await openSealer({
       ...{
@@ -216,7 +217,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
         }
       },
     });
-    await clearAlarm(store, warn, `sealing ${node}`); // what stopped it was looked at again, and holds
+    await clearAlarm(store, warn, `sealing ${node}`, notifier); // what stopped it was looked at again, and holds
     sealer.start();
     const sealing = sealer;
     parts.set("sealer", () => sealing.close());
@@ -257,6 +258,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     const loops = [
       every(BEAT_MS, timers.signal, beat, warn),
       every(SWEEP_MS, timers.signal, () => sweepGrants(access), warn),
+      every(SWEEP_MS, timers.signal, () => openUnanswered(access), warn), // asks sources, which may be slow
       every(ORPHANS_MS, timers.signal, () => sweepOrphans(access), warn),
       every(EXPORT_MS, timers.signal, exportNow, warn),
     ];
@@ -309,7 +311,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     const app = await buildApp(api, { key: tls.key, cert: `${tls.cert}\n${tls.ca}` });
     parts.set("api", () => app.close());
     const port = await listen(app, config);
-    const url = `https://${config.hosts[0] ?? "localhost"}:${port}`;
+    const url = apiUrl(config.hosts[0] ?? "localhost", port);
     notifier.start(url);
     await say(store, "server.started", { version: VERSION });
 

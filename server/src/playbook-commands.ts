@@ -3,21 +3,21 @@ import { open, readFile, realpath, rename, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { parseArgs, type ParseArgsConfig } from "node:util";
 import { ERRORS } from "@glasskey/contract/errors";
-import { formatDuration } from "./core/duration.ts";
 import { describe, GlassError } from "./core/errors.ts";
-import { runTests, type TestOutcome } from "./playbooks/check-tests.ts";
-import { type ClauseCoverage, measureCoverage, percentOf } from "./playbooks/coverage.ts";
+import { runTests } from "./playbooks/check-tests.ts";
+import { measureCoverage, percentOf } from "./playbooks/coverage.ts";
 import type { PolicyFiles } from "./playbooks/files.ts";
 import { formatFile } from "./playbooks/format.ts";
 import { createLayout, type Layout } from "./playbooks/layout.ts";
-import { lintPolicy, type Smell } from "./playbooks/lint.ts";
+import { lintPolicy } from "./playbooks/lint.ts";
 import { compilePolicy, loadPolicy, readPolicyFiles } from "./playbooks/load.ts";
 import { formatPlan } from "./playbooks/plan-format.ts";
 import { planPolicies } from "./playbooks/plan.ts";
-import type { ClauseResult, Policy } from "./playbooks/policy.ts";
+import type { Policy } from "./playbooks/policy.ts";
+import { countOf, printCoverage, printExplanation, printFailure, printSmell } from "./playbooks/printout.ts";
 import { formatProblems, nearest, type PolicyProblem, sortProblems } from "./playbooks/problem.ts";
 import { readRevision } from "./playbooks/revision.ts";
-import { explain, type Explanation } from "./playbooks/what-if.ts";
+import { explain } from "./playbooks/what-if.ts";
 import { kinds } from "./targets/registry.ts";
 
 /**
@@ -233,7 +233,7 @@ async function lint({ args, flag: has, out, json }: Call): Promise<number> {
   const warnings = counted.filter(({ severity }) => severity === "warning").length;
   const failed = has("strict") && warnings > 0;
   if (json) printJson({ ok: !failed, smells });
-  for (const smell of counted) sayNicely(out, smell);
+  for (const smell of counted) printSmell(out, smell);
   const excepted = smells.length - counted.length;
   const notes = counted.length - warnings;
   const parts = [countOf(warnings, "warning"), ...(notes === 0 ? [] : [countOf(notes, "note")])];
@@ -242,15 +242,6 @@ async function lint({ args, flag: has, out, json }: Call): Promise<number> {
   out.say(warnings === 0 ? out.green(summary) : out.yellow(summary));
   if (warnings > 0) out.block("docs/playbook-lint.md explains each code, and how to write an exception.", 0);
   return failed ? EXIT.failed : EXIT.done;
-}
-
-function sayNicely(out: Layout, smell: Smell): void {
-  const { file, line, column, code, name, severity, message, help } = smell;
-  const mark = severity === "warning" ? out.yellow(`${code} ${name}`) : out.dim(`${code} ${name} (note)`);
-  out.say(`${out.bold(`${file}:${line}:${column}`)} ${mark}`);
-  out.block(message, 2);
-  out.block(help, 2);
-  out.say();
 }
 
 async function test({ args, text: value, flag: has, out, json }: Call): Promise<number> {
@@ -274,7 +265,7 @@ async function test({ args, text: value, flag: has, out, json }: Call): Promise<
     if (own.length === 0) out.say(`${out.yellow("-")} ${name}  no tests`);
     else if (bad.length === 0) out.say(`${out.green("✓")} ${name}  ${countOf(own.length, "test")}`);
     else out.say(`${out.red("✗")} ${name}  ${bad.length} of ${countOf(own.length, "test")} failed`);
-    for (const outcome of bad) sayFailure(out, outcome);
+    for (const outcome of bad) printFailure(out, outcome);
   }
   out.say();
   if (outcomes.length === 0) {
@@ -284,46 +275,9 @@ async function test({ args, text: value, flag: has, out, json }: Call): Promise<
     const summary = `${countOf(outcomes.length, "test")}, ${failed.length === 0 ? "all passed" : `${failed.length} failed`}.`;
     out.say(failed.length === 0 ? out.green(summary) : out.red(summary));
   }
-  if (cover !== undefined) sayCoverage(out, cover);
+  if (cover !== undefined) printCoverage(out, cover);
   if (short) out.block(out.red(`That is less than the ${least}% that --min asks for.`), 0);
   return good ? EXIT.done : EXIT.failed;
-}
-
-function sayFailure(out: Layout, { test: tested, decision, asked, atMs }: TestOutcome): void {
-  const { place, expect, who, reason, forMs, approvedBy, incident } = tested;
-  const said = [
-    ...[`${expect} ${who}`, `reason ${reason}`, `for ${formatDuration(forMs)}`],
-    ...(incident === undefined ? [] : [`incident ${incident}`]),
-    ...(approvedBy.length === 0 ? [] : [`approved by ${approvedBy.join(", ")}`]),
-    `at ${momentText(atMs)}`,
-  ];
-  out.say(`  ${out.bold(`${place.file}:${place.line}`)}`);
-  out.block(said.join(", "), 4);
-  if (expect === "deny") {
-    out.block("It was allowed. Each of these held:", 4);
-    out.table(clauseRows(out, decision.clauses), 6);
-    return;
-  }
-  out.block(asked === "request" ? "It could not even be asked for:" : "It was asked for, and did not open:", 4);
-  for (const sentence of [...decision.reasons, ...decision.wouldHold]) out.block(sentence, 6);
-  const isIn = decision.clauses.some(({ clause, held }) => held && clause.startsWith("who."));
-  const failing = decision.clauses.filter(({ clause, held }) => !held && !(isIn && clause.startsWith("who.")));
-  out.table(clauseRows(out, failing), 6);
-}
-
-function sayCoverage(out: Layout, coverage: readonly ClauseCoverage[]): void {
-  const missing = coverage.filter(({ covered }) => !covered);
-  const share = `${coverage.length - missing.length} of ${countOf(coverage.length, "clause")}`;
-  out.block(`${percentOf(coverage)}% covered: for ${share} a test fails if the clause is taken away.`, 0);
-  if (missing.length === 0) return;
-  out.say();
-  out.block("No test exercises these. To add:", 0);
-  for (const playbook of new Set(missing.map(({ playbook: name }) => name))) {
-    out.say(`  ${out.bold(playbook ?? "policy.yaml")}`);
-    const own = missing.filter(({ playbook: name }) => name === playbook);
-    const rows = own.map(({ clause, wanted }) => [out.yellow(clause), wanted]);
-    out.table(rows, 4);
-  }
 }
 
 async function plan({ args, flag: has, out, json }: Call): Promise<number> {
@@ -377,55 +331,13 @@ async function explainVerb({ args, text: value, flag: has, out, json }: Call): P
     const { playbook, person: who, ...rest } = found;
     printJson({ playbook: playbook.name, person: who.name, ...rest, ...(cedar === undefined ? {} : { cedar }) });
   }
-  sayExplanation(out, found);
+  printExplanation(out, found);
   for (const [id, policyText] of Object.entries(cedar ?? {})) {
     out.say();
     out.say(out.dim(`// ${id}`));
     for (const line of policyText.split("\n")) out.block(line, 0);
   }
   return { yes: EXIT.done, waits: EXIT.waits, no: EXIT.denied }[found.answer];
-}
-
-function sayExplanation(out: Layout, found: Explanation): void {
-  const { person, playbook, asked, answer, missing, quorum, clauses } = found;
-  const approvals = `${missing} more ${missing === 1 ? "person" : "people"} to agree`;
-  const verdict = { yes: out.green("yes"), waits: out.yellow(`it waits for ${approvals}`), no: out.red("no") }[answer];
-  out.say(`${out.bold(`May ${person.name} open ${playbook.name}?`)} ${verdict}`);
-  const assumed = (key: Explanation["asked"]["assumed"][number], words: string): string =>
-    asked.assumed.includes(key) ? ` ${out.dim(`(${words})`)}` : "";
-  const rows = [
-    ["reason", `${asked.reason}${assumed("reason", "the playbook's first")}`],
-    ["for", `${formatDuration(asked.durationMs)}${assumed("duration", "the playbook's max")}`],
-    ["at", `${momentText(asked.atMs)}${assumed("at", "now")}`],
-    ["on call", `${asked.oncall.join(", ") || "no"}${assumed("oncall", "as oncall.yaml says")}`],
-    ...(asked.unknown.length === 0 ? [] : [["unknown", asked.unknown.join(", ")]]),
-    ...(playbook.when.incident === undefined ? [] : [["incident", asked.incident ?? "none"]]),
-  ];
-  out.table(rows, 2);
-  out.say();
-  out.table(clauseRows(out, clauses), 2);
-  const section = (title: string, sentences: readonly string[]): void => {
-    if (sentences.length === 0) return;
-    out.say();
-    out.say(out.bold(title));
-    for (const sentence of sentences) out.block(sentence, 2);
-  };
-  section("A quorum decides, because", quorum);
-  if (answer === "no") {
-    section("Why not", found.reasons);
-    section("What would have to be true", found.wouldHold);
-  }
-  if (answer === "waits") section("Whose yes would count", [found.couldApprove.slice(0, 20).join(", ") || "Nobody's."]);
-}
-
-/** An alternative that does not hold is no cross where another one does. */
-function clauseRows(out: Layout, clauses: readonly ClauseResult[]): readonly (readonly string[])[] {
-  const isIn = clauses.some(({ clause, held }) => held && clause.startsWith("who."));
-  return clauses.map(({ clause, held, unknown, text: words }) => {
-    const spare = isIn && clause.startsWith("who.");
-    const mark = held ? out.green("✓") : spare ? out.dim("-") : unknown ? out.yellow("?") : out.red("✗");
-    return [mark, clause, words];
-  });
 }
 
 async function format({ args, flag: has, out, json }: Call): Promise<number> {
@@ -524,15 +436,6 @@ function percentOption(given: string | undefined): number | undefined {
 
 function listOf(given: string | undefined): readonly string[] {
   return (given ?? "").split(",").flatMap((word) => (word.trim() === "" ? [] : [word.trim()]));
-}
-
-function countOf(count: number, what: string): string {
-  return `${count} ${what}${count === 1 ? "" : "s"}`;
-}
-
-/** In UTC, and without seconds, as `--at` and `at:` take it. */
-function momentText(atMs: number): string {
-  return `${new Date(atMs).toISOString().slice(0, 16)}Z`;
 }
 
 function printJson(value: unknown): void {

@@ -60,6 +60,10 @@ export async function breakGlass({ args, options, command, out }: Invocation): P
   }
   process.off("SIGINT", interrupted);
   if (grant.state !== "active") throw notOpened(grant);
+  if (grant.openedUnanswered) {
+    const few = grant.approvals.length === 0 ? "Nobody" : "Too few";
+    out.hint(out.yellow(`${few} answered: it opened by itself, and every channel was told.`));
+  }
   if (command.length > 0) {
     out.hint(`${out.green("Open")}: ${grant.grant} on ${grant.target} until ${clock(grant.endsAt ?? "")}`);
     return runClient(login, grant.grant, command, out);
@@ -110,6 +114,8 @@ export function readDuration(text: string): number {
 /** What a person should know while a grant waits: why it needs more than usual, and what happens if nobody answers. */
 function circumstances(grant: GrantView): string[] {
   const lines = grant.quorum.map((why) => plain(why));
+  for (const fact of grant.evidence.filter(({ value }) => value === "unknown"))
+    lines.push(`Nobody knows, so a human decides: ${evidenceLine(fact)}.`);
   if (grant.sidesMissing.length > 0) lines.push(`Not spoken for yet: ${plain(grant.sidesMissing.join("; "))}.`);
   if (grant.unansweredAt !== null) {
     lines.push(
@@ -309,7 +315,8 @@ export function show(grant: GrantView, out: Output): void {
     ["asked", `${clock(grant.createdAt)} for ${duration(grant.forMs)}`],
   ];
   for (const fact of grant.evidence) rows.push(["evidence", evidenceLine(fact)]);
-  if (grant.openedUnanswered) rows.push(["approvals", "nobody answered: it opened by itself"]);
+  if (grant.openedUnanswered)
+    rows.push(["approvals", `${grant.approvals.length === 0 ? "nobody" : "too few"} answered: it opened by itself`]);
   if (grant.need > 0 && (!grant.openedUnanswered || grant.approvals.length > 0)) {
     const given = grant.approvals.map(
       ({ person, verdict, at }) => `${verdict === "approve" ? "yes" : "no"} by ${person} at ${clock(at)}`,
@@ -322,7 +329,10 @@ export function show(grant: GrantView, out: Output): void {
     for (const side of grant.sidesMissing) rows.push(["", `nobody has spoken for: ${plain(side)}`]);
     rows.push(["paged", grant.paged ? "yes, and delivery is confirmed" : "no delivery is confirmed"]);
     if (grant.unansweredAt !== null)
-      rows.push(["unanswered", `may open by itself at ${clock(grant.unansweredAt)}, once a page was delivered`]);
+      rows.push([
+        "unanswered",
+        `opens by itself at ${clock(grant.unansweredAt)}${grant.paged ? "" : ", once a page was delivered"}`,
+      ]);
   }
   if (grant.extensionWanted) rows.push(["more time", `asked for; needs ${approvals(grant.missing)} of ${who(grant)}`]);
   if (grant.endsAt !== null && grant.state === "active")

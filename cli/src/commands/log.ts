@@ -4,7 +4,7 @@ import { call } from "../client.ts";
 import type { Invocation } from "../commands.ts";
 import { usage } from "../errors.ts";
 import { readLogin } from "../home.ts";
-import { clock, plain, type Output } from "../output.ts";
+import { clock, plain, table, type Output } from "../output.ts";
 import { runCli } from "@glasskey/verify/cli";
 
 const FIRST_PAGE = 50; // what a person who asks "what happened" can read
@@ -23,14 +23,14 @@ export async function log({ options, out }: Invocation): Promise<number> {
   let page = await call<LogPage>(login, "GET", `/v1/log?${query}`);
   if (options["follow"] !== true) {
     out.value(page);
-    for (const entry of page.entries) out.say(line(entry, out));
+    for (const entry of page.entries) out.sayAll(lines(entry, out));
     if (page.entries.length === 0) out.say("No entries.");
     return 0;
   }
   for (let next = from ?? 0; ;) {
     for (const entry of page.entries) {
       if (out.json) process.stdout.write(`${JSON.stringify(entry)}\n`);
-      else out.say(line(entry, out));
+      else out.sayAll(lines(entry, out));
       next = entry.index + 1;
     }
     page = await call<LogPage>(login, "GET", `/v1/log?from=${next}&waitMs=${FOLLOW_WAIT_MS}`);
@@ -69,7 +69,7 @@ function index(text: string): number {
   return Number(text);
 }
 
-function line({ index, entry, people }: LogEntryView, out: Output): string {
+function lines({ index, entry, people }: LogEntryView, out: Output): readonly string[] {
   const { type, at, actor, grant, session, lease, target, playbook, data } = entry;
   const who = people[String(actor)] ?? String(actor);
   const about = [grant, session, lease, playbook, target].filter((id) => id !== undefined).map(String);
@@ -77,10 +77,13 @@ function line({ index, entry, people }: LogEntryView, out: Output): string {
   const paint = /denied|refused|failed|killed|orphan_found|alarm\.raised|drift|rejected/.test(String(type))
     ? out.yellow
     : out.bold;
-  const head = `${String(index).padStart(6)}  ${clock(String(at))}  ${paint(String(type).padEnd(18))}  ${plain(who)}  ${plain(about.join(" "))}`;
-  // On a terminal an entry keeps to its line; --json has all of it.
-  const room = out.tty
-    ? Math.max(12, (process.stdout.columns ?? 120) - stripVTControlCharacters(head).length - 3)
-    : 160;
-  return `${head}  ${out.dim(plain(facts.length > room ? `${facts.slice(0, room - 1)}…` : facts))}`.trimEnd();
+  const head = [String(index).padStart(6), clock(String(at)), paint(String(type).padEnd(18))];
+  const text = `${plain(who)}  ${plain(about.join(" "))}`.trimEnd();
+  // On a terminal the facts keep to what is left of the line; --json has all of them.
+  const taken = stripVTControlCharacters(head.join("  ")).length + 2 + text.length;
+  const room = out.tty ? (process.stdout.columns ?? 120) - taken - 3 : 160;
+  const some = facts.length > room ? `${facts.slice(0, room - 1)}…` : facts;
+  return table([[...head, room < LEAST_FACTS ? text : `${text}  ${out.dim(plain(some))}`.trimEnd()]]).flat();
 }
+
+const LEAST_FACTS = 12; // fewer characters tell nothing

@@ -11,7 +11,9 @@ export async function report({ options, out }: Invocation): Promise<number> {
   const found = await call<ReportView>(readLogin(), "GET", `/v1/report${query}`);
   out.value(found);
   const { requests, approvals } = found;
-  out.say(`From ${clock(found.from)} to ${clock(found.to)}: ${requests.total} requests`);
+  out.say(
+    `From ${clock(found.from)} to ${clock(found.to)}: ${requests.total} request${requests.total === 1 ? "" : "s"}`,
+  );
   const median = found.medianApproveMs === null ? "" : `; half of them within ${duration(found.medianApproveMs)}`;
   const rows: [string, string][] = [
     ["opened at once", String(requests.openedAtOnce)],

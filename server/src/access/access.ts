@@ -80,10 +80,14 @@ export type NoticeEvent =
   | "denied"
   | "withdrawn"
   | "timed_out"
+  | "failed"
+  | "extended"
   | "closed"
   | "not_proved"
   | "review_overdue"
-  | "alarm";
+  | "review_signed"
+  | "alarm"
+  | "alarm_over";
 
 /** Something to tell, before it is written for each channel. Free text of people (`why`) is in it; channels leave it out. */
 export interface Notice {

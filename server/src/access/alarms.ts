@@ -31,8 +31,13 @@ export async function raiseAlarm(
   return fresh;
 }
 
-/** Clears the open alarm of that key, if there is one. */
-export async function clearAlarm(store: Store, warn: (line: string) => void, key: string): Promise<void> {
+/** Clears the open alarm of that key, if there is one; whoever was told of it is told so, in the same transaction. */
+export async function clearAlarm(
+  store: Store,
+  warn: (line: string) => void,
+  key: string,
+  notifier?: Pick<Notifier, "post">,
+): Promise<void> {
   const text = await store.transaction().execute(async (tx) => {
     const row = await tx
       .updateTable("alarms")
@@ -43,6 +48,7 @@ export async function clearAlarm(store: Store, warn: (line: string) => void, key
       .executeTakeFirst();
     if (row !== undefined) {
       await append(tx, { type: "alarm.cleared", at: new Date(), actor: "glasskey", data: { alarm: row.id, key } });
+      await notifier?.post(tx, { event: "alarm_over", text: row.text, channels: [] });
     }
     return row?.text;
   });

@@ -209,6 +209,8 @@ test("a requester who lost what made them eligible does not get in by an approva
   });
   expect(await yes("bob", grant)).toEqual({ decided: true });
   expect(await rig.grant(grant)).toMatchObject({ state: "failed", end_cause: "not_eligible" });
+  // Whoever was called is told that there is nothing to do any more.
+  expect((await rig.notices(grant)).map(({ event }) => event)).toEqual(["approval_wanted", "failed"]);
   expect(await rig.store.selectFrom("leases").select("id").where("grant_id", "=", grant).execute()).toEqual([]);
   await rig.policy({});
 });
@@ -236,7 +238,9 @@ test("an extension is a decision of its own: nobody extends for themselves, and 
   expect(await yes("bob", grant)).toEqual({ decided: true });
   expect((await rig.grant(grant)).ends_at?.getTime()).toBe((before.ends_at?.getTime() ?? 0) + 600_000);
   const events = (await rig.notices(grant)).map(({ event }) => event);
-  expect(events).toEqual(["approval_wanted", "opened", "extension_wanted", "denied", "extension_wanted"]);
+  expect(events).toEqual([
+    ...["approval_wanted", "opened", "extension_wanted", "denied", "extension_wanted", "extended"],
+  ]);
   await close(grant);
 });
 

@@ -1,5 +1,8 @@
+import { sql } from "kysely";
 import { afterEach, beforeEach, expect, inject, test } from "vitest";
+import { vote } from "./approve.ts";
 import { closeDrifted } from "./drift.ts";
+import { extendGrant } from "./extend.ts";
 import { TEAM, book, startTestAccess, type TestAccess } from "./testing/access.ts";
 
 const DUTY = { who: "{ oncall: payments }" };
@@ -80,6 +83,40 @@ test("a wider playbook does not widen an open grant, which stays as it was appro
   for (const key of ["ends_at", "max_ms", "idle_ms", "playbook_hash"] as const) expect(now[key]).toEqual(before[key]);
 });
 
+test("a wider playbook extends no open grant: neither more often, nor without the yes that it was approved with", async () => {
+  const consent = { approve: "{ need: 1, from: { group: leads } }", time: "{ max: 30m, extend: 1x30m }" };
+  await t.policy(book("repair", consent));
+  const grant = await t.break("repair", { forMs: 300_000 });
+  await vote(t.access, "bob", grant, "approve");
+  const before = await t.until(grant, "active");
+  await t.policy(book("repair", { approve: "{ need: 0 }", time: "{ max: 30m, extend: 5x30m }" }));
+  await closeDrifted(t.access, t.access.policy());
+  await expect(extendGrant(t.access, "ann", grant)).rejects.toMatchObject({ code: "conflict" });
+  expect(await t.grant(grant)).toMatchObject({ state: "active", ends_at: before.ends_at, extension_round: null });
+});
+
+test("a policy that comes into force while an opening is being stored closes that grant, too", async () => {
+  const meeting = 77_001;
+  await sql`create function held() returns trigger language plpgsql as
+    'begin perform pg_advisory_xact_lock(${sql.raw(String(meeting))}); return new; end'`.execute(t.store);
+  await sql`create trigger held before insert on leases for each row execute function held()`.execute(t.store);
+  const opening = await t.store.transaction().execute(async (tx) => {
+    await sql`select pg_advisory_xact_lock(${meeting})`.execute(tx);
+    const breaking = t.break("repair"); // has decided, and cannot commit yet
+    for (;;) {
+      const { rows } = await sql`select from pg_locks where locktype = 'advisory' and objid = ${meeting}
+        and not granted`.execute(t.store);
+      if (rows.length > 0) break;
+    }
+    await t.policy(book("repair", { who: "{ group: leads }" }));
+    await closeDrifted(t.access, t.access.policy());
+    return { breaking };
+  });
+  const grant = await t.until(await opening.breaking, "closed");
+  expect(grant).toMatchObject({ end_cause: "drift", active_at: null });
+  expect(t.target.live.size).toBe(0);
+});
+
 test("a wider scope does not come to an open grant, either: it is closed, and another one has to be asked for", async () => {
   expect(await after("repair", book("repair", { scope: "{ role: rw, also: everything }" }))).toMatch(/scope/);
 });
@@ -130,6 +167,19 @@ test("hours and use do not drift: the hour of the request counts, not the hour n
   await requestedAt("13:00:00");
   await closeDrifted(t.access, t.access.policy());
   await t.until(grant, "closed");
+});
+
+test("a grant that cannot be judged keeps no other from being closed, and is said", async () => {
+  const grants = [await t.break("repair"), await t.break("repair"), await t.break("repair")];
+  for (const grant of grants) await t.until(grant, "active");
+  const [lost = ""] = grants;
+  const damaged = { hash: "damaged", playbook: "x", content: "null" };
+  await t.store.insertInto("playbook_versions").values(damaged).execute();
+  await t.store.updateTable("grants").set({ playbook_hash: "damaged" }).where("id", "=", lost).execute();
+  await t.policy({ "playbooks/repair.yaml": undefined });
+  await expect(closeDrifted(t.access, t.access.policy())).rejects.toThrow();
+  for (const grant of grants.slice(1)) await t.until(grant, "closed");
+  expect((await t.grant(lost)).state).toBe("active");
 });
 
 test("a grant that was extended past what its playbook allows now is closed", async () => {

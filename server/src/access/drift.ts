@@ -1,16 +1,18 @@
 import canonicalize from "canonicalize";
 import { NO_USAGE } from "../playbooks/facts.ts";
 import type { Evidence, Facts, Policy } from "../playbooks/policy.ts";
+import type { Tx } from "../store/database.ts";
 import type { Access } from "./access.ts";
 import { beginClosing, carryOut } from "./close.ts";
 import { observedAtRequest, rotasOf } from "./facts.ts";
 import type { GrantRow } from "./lifecycle.ts";
-import { pinned, type Pinned } from "./open.ts";
+import { pinned, type Pinned } from "./pins.ts";
 
 /**
  * After another policy came into force: closes every open grant that the new policy would not give, or whose scope or
  * target it changed. What was approved stays approved, and a wider policy does not widen an open grant: that goes by the
- * playbook it pinned. May run in any number of processes at once, and again at any time.
+ * playbook it pinned. May run in any number of processes at once, and again at any time. A grant that cannot be judged keeps
+ * no other from being closed. @throws the first failure, once all were looked at.
  *
  * Only the rules drift. What was true at the request is still true for this grant: who was on call, which incident was
  * open, the hour of the week. How often the playbook was used since does not matter.
@@ -21,15 +23,29 @@ export async function closeDrifted(access: Access, policy: Policy): Promise<void
     .selectAll()
     .where("state", "in", ["approved", "opening", "active"])
     .execute();
-  for (const grant of grants) {
-    const before = await pinned(access.store, grant.playbook_hash);
-    const text = whyDrifted(policy, grant, before);
-    if (text === undefined) continue;
-    const moved = await access.store
-      .transaction()
-      .execute((tx) => beginClosing(access, tx, { grant: grant.id, actor: "glasskey", cause: "drift", text }));
-    if (moved !== undefined) void carryOut(access, grant.id, { code: "drift", text });
-  }
+  const failures: unknown[] = [];
+  for (const grant of grants) await closeIfDrifted(access, policy, grant).catch((error) => failures.push(error));
+  if (failures.length > 0) throw failures[0];
+}
+
+/**
+ * The same for a grant that is about to become active, in the caller's transaction, which then holds its row. A policy that
+ * came into force while the opening was being stored did not find it among the open ones; from here on the next one does.
+ */
+export async function closeIfDriftedMeanwhile(access: Access, tx: Tx, id: string): Promise<void> {
+  const grant = await tx.selectFrom("grants").selectAll().where("id", "=", id).forUpdate().executeTakeFirstOrThrow();
+  if (grant.state !== "opening") return;
+  const text = whyDrifted(access.policy(), grant, await pinned(tx, grant.playbook_hash));
+  if (text !== undefined) await beginClosing(access, tx, { grant: id, actor: "glasskey", cause: "drift", text });
+}
+
+async function closeIfDrifted(access: Access, policy: Policy, grant: GrantRow): Promise<void> {
+  const text = whyDrifted(policy, grant, await pinned(access.store, grant.playbook_hash));
+  if (text === undefined) return;
+  const moved = await access.store
+    .transaction()
+    .execute((tx) => beginClosing(access, tx, { grant: grant.id, actor: "glasskey", cause: "drift", text }));
+  if (moved !== undefined) void carryOut(access, grant.id, { code: "drift", text });
 }
 
 function whyDrifted(policy: Policy, grant: GrantRow, before: Pinned): string | undefined {

@@ -1,13 +1,13 @@
 import { sql } from "kysely";
 import { append } from "../audit/append.ts";
 import { formatDuration } from "../core/duration.ts";
-import { describe, GlassError } from "../core/errors.ts";
+import { GlassError } from "../core/errors.ts";
 import { pseudonymOf } from "../identity/pseudonyms.ts";
 import type { Tx } from "../store/database.ts";
 import type { Access, Observed } from "./access.ts";
 import { factsFor, lockPlaybook, observe } from "./facts.ts";
 import type { GrantRow } from "./lifecycle.ts";
-import { pinned } from "./open.ts";
+import { pinned } from "./pins.ts";
 import { denied } from "./request.ts";
 import { decidersOf, tell } from "./tell.ts";
 
@@ -36,6 +36,12 @@ export async function extendGrant(access: Access, person: string, grantId: strin
       .executeTakeFirstOrThrow();
     if (grant.state !== "active")
       throw new GlassError("conflict", `grant ${grantId} is ${grant.state}; only an active grant can be extended`);
+    // A wider playbook does not widen an open grant, and nobody could say yes to more of a changed one.
+    if (access.policy().playbook(playbook)?.hash !== grant.playbook_hash) {
+      throw new GlassError("conflict", "the playbook changed after the request, so this grant is not extended", {
+        next: "It ends when it would have ended. For more time, break the glass again.",
+      });
+    }
     const question = await questionOf(access, tx, grant, observed);
     const decision = access.policy().decide({ ...question, action: "request_extension", person, requester });
     if (!decision.allow) throw denied(decision);
@@ -98,10 +104,10 @@ export async function applyExtension(
     .where(
       sql<boolean>`ends_at + ${question.byMs} * interval '1 millisecond' <= approved_at + max_ms * interval '1 millisecond'`,
     )
-    .returning("ends_at")
+    .returningAll()
     .executeTakeFirst();
   const endsAt = moved?.ends_at;
-  if (endsAt === undefined || endsAt === null)
+  if (moved === undefined || endsAt === undefined || endsAt === null)
     throw new GlassError("conflict", "the grant is over, or the extension would pass the playbook's cap");
   const lease = await tx
     .updateTable("leases")
@@ -120,6 +126,8 @@ export async function applyExtension(
     playbook: grant.playbook,
     data,
   });
+  const text = `${grant.requester} has ${formatDuration(question.byMs)} more on ${grant.target}.`;
+  await tell(access, tx, moved, { event: "extended", text, until: endsAt });
   return async () => {
     // Live sessions do not wait for the target: its own expiry stops new logins only, and the lease's loop moves it.
     await Promise.all([

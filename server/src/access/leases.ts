@@ -11,6 +11,7 @@ import type { Access, KindControl } from "./access.ts";
 import { clearAlarm, raiseAlarm } from "./alarms.ts";
 import { beginClosing, cutSessions } from "./close.ts";
 import { finishClosing } from "./confirm.ts";
+import { closeIfDriftedMeanwhile } from "./drift.ts";
 import { planLease } from "./open.ts";
 import { move } from "./lifecycle.ts";
 import { openReview } from "./review.ts";
@@ -243,6 +244,8 @@ async function mint(access: Access, kind: KindControl, row: LeaseRow): Promise<v
   }
   const found = await before;
   await access.store.transaction().execute(async (tx) => {
+    // The grant's row first, as whoever ends it takes it: in the other order the two would wait for each other.
+    if (row.grant_id !== null) await closeIfDriftedMeanwhile(access, tx, row.grant_id);
     const live = await tx
       .updateTable("leases")
       .set({
@@ -464,8 +467,10 @@ async function remove(access: Access, kind: KindControl, row: LeaseRow): Promise
       });
     }
   });
-  await clearAlarm(access.store, access.warn, `lease ${row.id}`);
-  if (row.grant_id === null) await clearAlarm(access.store, access.warn, orphanAlarm(row.install, row.id));
+  await clearAlarm(access.store, access.warn, `lease ${row.id}`, access.notifier);
+  if (row.grant_id === null) {
+    await clearAlarm(access.store, access.warn, orphanAlarm(row.install, row.id), access.notifier);
+  }
   if (row.grant_id !== null) await finishClosing(access, row.grant_id);
 }
 

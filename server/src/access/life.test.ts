@@ -1,4 +1,5 @@
 import type { GrantView } from "@glasskey/contract";
+import pg from "pg";
 import { afterAll, beforeAll, expect, inject, test } from "vitest";
 import { playbook, startTestSystem, type Client, type TestSystem } from "../../testing/system.ts";
 
@@ -49,6 +50,62 @@ test("a grant of a playbook that needs nobody is active when break answers, and 
   expect(await roles()).not.toContain(closed.proof?.leases[0]?.name);
   // Ending what has ended is no error, and changes nothing.
   expect(await ann.end(grant.grant)).toEqual(closed);
+});
+
+test("however much others ask for, the list of grants has what its reader may see", async () => {
+  const grant = await ann.break("repair");
+  await ann.end(grant.grant);
+  const amy = await system.as("amy");
+  const other = await amy.break("short");
+  await amy.end(other.grant);
+  const copies = await system.storeQuery(
+    `insert into grants select (jsonb_populate_record(null::grants, to_jsonb(g) || jsonb_build_object('id', 'copy ' || n))).*
+     from grants g, generate_series(1, 250) n where g.id = $1 returning id`,
+    [other.grant],
+  );
+  expect(copies).toHaveLength(250);
+  const seen = async (client: Client): Promise<readonly string[]> =>
+    (await client.call<{ grants: GrantView[] }>("GET", "/v1/grants")).grants.map(({ requester }) => requester);
+  expect(await seen(ann)).toContain("ann");
+  expect(await seen(ann)).not.toContain("amy");
+  await system.storeQuery("delete from grants where id like 'copy %'");
+  expect(await seen(sam)).toEqual(expect.arrayContaining(["amy", "ann"]));
+});
+
+test("sealed words that were changed in the store hide themselves only: whoever looks still sees every grant", async () => {
+  const { grant } = await ann.break("repair");
+  await ann.end(grant);
+  await sam.call("POST", `/v1/grants/${grant}/review`, { verdict: "justified", note: "looked at it" });
+  await system.storeQuery("update grants set why = substr(why, 1, 30) where id = $1", [grant]);
+  await system.storeQuery("update reviews set note = substr(note, 1, 30) where grant_id = $1", [grant]);
+  const { grants } = await sam.call<{ grants: GrantView[] }>("GET", "/v1/grants");
+  expect(grants.length).toBeGreaterThan(1);
+  const changed = grants.find((view) => view.grant === grant);
+  expect(changed?.why).toMatch(/do not open/);
+  expect(changed?.review).toMatchObject({ verdict: "justified", note: changed?.why });
+});
+
+test("one person's requests, however many at once, leave room for another's", async () => {
+  const amy = await system.as("amy");
+  const { port, superuser: user, password } = inject("pg18");
+  const { host, database } = system.config.database ?? {};
+  const holder = new pg.Client({ ...{ host, port, user, password, database } });
+  await holder.connect();
+  try {
+    await holder.query("begin");
+    await holder.query("select pg_advisory_xact_lock(hashtextextended('glasskey playbook consent', 0))");
+    const first = Array.from({ length: 6 }, () => amy.break("consent"));
+    const waiting = "select 1 from pg_locks where locktype = 'advisory' and not granted";
+    while ((await holder.query(waiting)).rows.length < first.length); // each of them holds a connection to the store
+    const body = { playbook: "consent", reason: "outage", why: "once more" };
+    expect(await amy.refused("POST", "/v1/grants", body)).toMatchObject({ code: "too_many_attempts" });
+    expect((await ann.break("repair")).state).toBe("active");
+    await holder.query("rollback");
+    for (const { grant } of await Promise.all(first)) await amy.end(grant);
+    await amy.end((await amy.break("consent")).grant);
+  } finally {
+    await holder.end();
+  }
 });
 
 test("every transition has its entry in the log, in order, and no entry names a person", async () => {

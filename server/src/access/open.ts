@@ -2,42 +2,13 @@ import { sql } from "kysely";
 import { append } from "../audit/append.ts";
 import { GlassError } from "../core/errors.ts";
 import { newId } from "../core/ids.ts";
-import type { JsonObject } from "../core/json.ts";
-import type { Decision, Facts, Playbook, Target } from "../playbooks/policy.ts";
+import type { Decision, Facts } from "../playbooks/policy.ts";
 import type { Tx } from "../store/database.ts";
 import type { Access, Observed } from "./access.ts";
 import { observationsLog } from "./facts.ts";
 import { move, type GrantRow } from "./lifecycle.ts";
-
-const DAY_MS = 86_400_000;
-
-/** What a grant pins: the playbook and the target exactly as they were decided upon. */
-export interface Pinned {
-  playbook: Playbook;
-  target: { name: string; kind: string; config: JsonObject };
-}
-
-export async function pin(tx: Tx, playbook: Playbook, target: Target): Promise<void> {
-  const content: Pinned = { playbook, target: { name: target.name, kind: target.kind, config: target.config } };
-  await tx
-    .insertInto("playbook_versions")
-    .values({ hash: playbook.hash, playbook: playbook.name, content: JSON.stringify(content) })
-    .onConflict((c) => c.column("hash").doNothing())
-    .execute();
-}
-
-export async function pinned(tx: Tx | Access["store"], hash: string): Promise<Pinned> {
-  const row = await tx
-    .selectFrom("playbook_versions")
-    .select("content")
-    .where("hash", "=", hash)
-    .executeTakeFirstOrThrow();
-  const content = row.content as unknown as Pinned;
-  return { ...content, playbook: { ...BEFORE_REVIEWS, ...content.playbook } };
-}
-
-/** Keys that a playbook pinned by an older version does not have. */
-const BEFORE_REVIEWS = { notify: [], limit: {}, review: { by: [], withinMs: 2 * DAY_MS } } as const;
+import { pinned } from "./pins.ts";
+import { tell } from "./tell.ts";
 
 /** The decision about opening a grant with the yeses that it has. Votes of people who may not approve any more count for nothing. */
 export async function decideOpening(
@@ -94,7 +65,10 @@ export async function approveAndOpen(
     const cause = unchanged ? "not_eligible" : "playbook_changed";
     const text = unchanged ? decision.reasons.join(" ").slice(0, 500) : "The playbook changed after the request.";
     const set = { end_cause: cause, end_text: text, closed_at: sql<Date>`clock_timestamp()` };
-    await move(tx, { grant: grant.id, to: "failed", actor: "glasskey", data: { cause }, set });
+    const failed = await move(tx, { grant: grant.id, to: "failed", actor: "glasskey", data: { cause }, set });
+    if (failed !== undefined) {
+      await tell(access, tx, failed, { event: "failed", text: `Nothing was opened for ${grant.requester}: ${text}` });
+    }
     return undefined;
   }
   const opening = await move(tx, { grant: grant.id, to: "opening", actor: "glasskey", guard: "beforeEnd" });

@@ -1,6 +1,7 @@
 import { sql } from "kysely";
 import { append } from "../audit/append.ts";
 import { sha256 } from "../core/bytes.ts";
+import { formatDuration } from "../core/duration.ts";
 import { GlassError } from "../core/errors.ts";
 import { newId } from "../core/ids.ts";
 import { pseudonymOf } from "../identity/pseudonyms.ts";
@@ -10,10 +11,14 @@ import type { Tx } from "../store/database.ts";
 import type { Access, Observed } from "./access.ts";
 import { factsFor, lockPlaybook, observationsJson, observationsLog, observe } from "./facts.ts";
 import { OPEN_STATES } from "./lifecycle.ts";
-import { approveAndOpen, decideOpening, pin } from "./open.ts";
+import { approveAndOpen, decideOpening } from "./open.ts";
+import { pin } from "./pins.ts";
 import { decidersOf, tell } from "./tell.ts";
 
 const MAX_OPEN_GRANTS = 20; // each is a role on a target; a bound for a client that runs wild, not a policy
+/** Requests that came to nothing, in so short a time: each called people, who must still hear the next one's call. */
+const MAX_FRUITLESS = 20;
+const FRUITLESS_MS = 600_000;
 const MAX_WHY_LENGTH = 2_000;
 const MAX_INCIDENT_LENGTH = 200;
 const SHOWN_INCIDENTS = 8; // what a person can choose from on one screen
@@ -85,7 +90,10 @@ export async function requestGrant(access: Access, request: BreakRequest): Promi
       return { refused: decision, facts };
     }
     await checkOpenGrants(tx, person);
-    return create(access, tx, { request, person, actor, playbook, target, durationMs, observed, decision, facts });
+    const bundle = policy.hash;
+    return create(access, tx, {
+      ...{ request, person, actor, playbook, target, bundle, durationMs, observed, decision, facts },
+    });
   });
   if ("refused" in outcome)
     throw await refusal(access, request, outcome.refused, { person, playbook, facts: outcome.facts });
@@ -113,9 +121,26 @@ async function checkOpenGrants(tx: Tx, person: string): Promise<void> {
     .where("requester", "=", person)
     .where("state", "in", ["pending", ...OPEN_STATES])
     .executeTakeFirstOrThrow();
-  if (count < MAX_OPEN_GRANTS) return;
-  throw new GlassError("conflict", `${person} has ${MAX_OPEN_GRANTS} grants open, the most that one person may have`, {
-    next: "End some of them: glass status",
+  if (count >= MAX_OPEN_GRANTS) {
+    throw new GlassError(
+      "conflict",
+      `${person} has ${MAX_OPEN_GRANTS} grants open, the most that one person may have`,
+      {
+        next: "End some of them: glass status",
+      },
+    );
+  }
+  const { fruitless } = await tx
+    .selectFrom("grants")
+    .select((eb) => eb.fn.countAll<number>().as("fruitless"))
+    .where("requester", "=", person)
+    .where("state", "in", ["withdrawn", "denied", "timed_out"])
+    .where(sql<boolean>`created_at > clock_timestamp() - ${FRUITLESS_MS} * interval '1 millisecond'`)
+    .executeTakeFirstOrThrow();
+  if (fruitless < MAX_FRUITLESS) return;
+  const within = formatDuration(FRUITLESS_MS);
+  throw new GlassError("too_many_attempts", `${fruitless} requests of ${person} came to nothing within ${within}`, {
+    next: "Wait some minutes, and talk to the people who approve.",
   });
 }
 
@@ -129,13 +154,15 @@ async function create(
     actor: string;
     playbook: Playbook;
     target: Target;
+    /** The policy that the request was decided by; another may have come into force since. */
+    bundle: string;
     durationMs: number;
     observed: Observed;
     decision: Decision;
     facts: Facts;
   },
 ): Promise<{ grant: string; lease: string | undefined }> {
-  const { request, person, actor, playbook, target, durationMs, observed, decision, facts } = about;
+  const { request, person, actor, playbook, target, bundle, durationMs, observed, decision, facts } = about;
   const id = newId("grant");
   const why = access.keyring.seal({ table: "grants", row: id, column: "why" }, Buffer.from(request.why, "utf8"));
   const evidence = observationsJson(observed);
@@ -145,7 +172,7 @@ async function create(
     .values({
       ...{ id, state: "pending", playbook: playbook.name, playbook_hash: playbook.hash, target: target.name },
       ...{ kind: target.kind, requester: person, reason: request.reason, why, incident: request.incident ?? null },
-      ...{ need: decision.need, duration_ms: durationMs, max_ms: playbook.time.capMs, bundle: access.policy().hash },
+      ...{ need: decision.need, duration_ms: durationMs, max_ms: playbook.time.capMs, bundle },
       idle_ms: playbook.time.idleMs ?? null,
       decision: JSON.stringify(decision.clauses),
       evidence: JSON.stringify(evidence),
@@ -158,7 +185,7 @@ async function create(
     ...{ type: "grant.requested", at: new Date(), actor, grant: id, target: target.name, playbook: playbook.name },
     data: {
       ...{ reason: request.reason, durationMs, need: decision.need, quorum: decision.quorum.length > 0 },
-      ...{ playbookHash: playbook.hash, bundle: access.policy().hash, whySha256: sha256(why).toString("hex") },
+      ...{ playbookHash: playbook.hash, bundle, whySha256: sha256(why).toString("hex") },
       evidence: observationsLog(observed),
       ...(request.incident === undefined ? {} : { incidentSha256: sha256(request.incident).toString("hex") }),
     },
@@ -196,7 +223,10 @@ async function refusal(
     ...{ ref: ref.slice(0, 100), severity: level, summary: summary.slice(0, 100).toWellFormed(), source },
   }));
   const list = shown
-    .map((known) => `${known.ref} (${known.severity}, ${known.summary}, says ${known.source})`)
+    .map(({ ref, severity: level, summary, source }) => {
+      const about = [level, ...(summary === "" ? [] : [summary]), `says ${source}`];
+      return `${ref} (${about.join(", ")})`;
+    })
     .join("; ");
   const more = open.length > shown.length ? ` and ${open.length - shown.length} more` : "";
   const next =

@@ -13,6 +13,7 @@ beforeAll(async () => {
     ...book("repair", { review: "{ by: { group: seniors }, within: 2h }" }),
     ...book("consent", { approve: "{ need: 1, from: { group: leads }, within: 1m }" }),
     ...book("unused"),
+    ...book("noisy"),
   });
 });
 afterAll(() => rig[Symbol.asyncDispose]());
@@ -43,6 +44,7 @@ test("every use opens a review in the transaction in which it becomes active, du
 test("a grant that never was active has nothing to look back on", async () => {
   rig.target.down = true;
   const failed = await rig.break("repair");
+  await rig.until(failed, "closing");
   rig.target.down = false;
   await rig.until(failed, "closed");
   expect(await review(failed)).toBeUndefined();
@@ -140,6 +142,10 @@ test("an overdue review is told once, by an alarm, a notice and the log, in any 
   expect(await alarms()).toHaveLength(1);
   await sign("dot", id);
   expect(await alarms()).toHaveLength(0);
+  expect((await rig.notices(id)).at(-1)?.event).toBe("review_signed");
+  const about = (await rig.notices()).filter(({ text }) => text.includes(id));
+  expect(about.map(({ event }) => event)).toEqual(["alarm", "alarm_over"]);
+  expect(about[1]?.text).toBe(about[0]?.text); // by which a pager knows which alert it is
 });
 
 test("reviews that wait are listed, the most overdue first, to people who may see them, with who may sign", async () => {
@@ -163,6 +169,24 @@ test("reviews that wait are listed, the most overdue first, to people who may se
   await sign("dot", old);
   expect(await list("sam")).toEqual([[fresh, true, false]]);
   await sign("dot", fresh);
+});
+
+test("however many reviews of other playbooks wait, nobody's own list is filled with what they may not see", async () => {
+  const id = await use();
+  const other = await use("noisy", "pat");
+  const copies = await sql<{ id: string }>`
+    insert into grants select (jsonb_populate_record(null::grants, to_jsonb(g) || jsonb_build_object('id', 'copy ' || n))).*
+    from grants g, generate_series(1, 500) n where g.id = ${other} returning id`.execute(rig.store);
+  await sql`insert into reviews (grant_id, playbook, requester, due_at)
+    select id, playbook, requester, now() - interval '1 hour' from grants where id like 'copy %'`.execute(rig.store);
+  expect(copies.rows).toHaveLength(500);
+  for (const person of ["dot", "ann"]) {
+    expect((await waitingReviews(rig.access, person)).map(({ grant }) => grant.id)).toEqual([id]);
+  }
+  await sql`delete from reviews where grant_id like 'copy %'`.execute(rig.store);
+  await sql`delete from grants where id like 'copy %'`.execute(rig.store);
+  await sign("dot", id);
+  await sign("sam", other);
 });
 
 test("a review can be signed when its playbook is gone, by a security officer", async () => {

@@ -9,7 +9,8 @@ import type { ReviewsTable } from "../store/tables-policy.ts";
 import type { Access } from "./access.ts";
 import { clearAlarm, raiseAlarm } from "./alarms.ts";
 import { move, type GrantRow } from "./lifecycle.ts";
-import { pinned } from "./open.ts";
+import { pinned } from "./pins.ts";
+import { readableGrants } from "./readable.ts";
 import { denied } from "./request.ts";
 import { tell } from "./tell.ts";
 
@@ -89,9 +90,15 @@ export async function signReview(
     const event = { actor, grant: grantId, target: grant.target, playbook };
     await append(tx, { type: "review.signed", at: new Date(), ...event, data });
     const moved = await move(tx, { grant: grantId, to: "reviewed", actor, data: { verdict } });
+    if (moved !== undefined && review.overdue_at !== null) {
+      await tell(access, tx, moved, {
+        event: "review_signed",
+        text: `${name} signed the overdue review of ${grantId}.`,
+      });
+    }
     if (moved === undefined) throw new GlassError("conflict", `grant ${grantId} is not closed any more`);
   });
-  await clearAlarm(access.store, access.warn, overdueAlarm(grantId));
+  await clearAlarm(access.store, access.warn, overdueAlarm(grantId), access.notifier);
 }
 
 const overdueAlarm = (grant: string): string => `review ${grant}`;
@@ -116,6 +123,7 @@ export async function waitingReviews(
     .select(["reviews.opened_at as review_opened_at", "reviews.due_at", "reviews.overdue_at"])
     .select(sql<boolean>`reviews.due_at <= clock_timestamp()`.as("overdue"))
     .where("reviews.signed_at", "is", null)
+    .where(readableGrants(policy, person))
     .orderBy("reviews.due_at")
     .limit(LIST_LIMIT)
     .execute();
@@ -148,7 +156,8 @@ export async function tellOverdue(access: Access): Promise<void> {
       // Raised first: a crash before the row says so raises it again, which is silent.
       await raiseAlarm(access.store, access.warn, overdueAlarm(id), text, access.notifier);
       const marked = await access.store.transaction().execute((tx) => markOverdue(access, tx, id, text));
-      if (!marked) await clearAlarm(access.store, access.warn, overdueAlarm(id)); // signed in between
+      // Signed in between.
+      if (!marked) await clearAlarm(access.store, access.warn, overdueAlarm(id), access.notifier);
     } catch (error) {
       access.warn(`the overdue review of ${id}: ${describe(error)}`);
     }

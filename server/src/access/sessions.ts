@@ -13,7 +13,7 @@ import type { Access, SessionActivity } from "./access.ts";
 import { finishClosing } from "./confirm.ts";
 import { leaseKey, readPlan } from "./leases.ts";
 import type { GrantRow } from "./lifecycle.ts";
-import { pinned } from "./open.ts";
+import { pinned } from "./pins.ts";
 
 /** What the data plane needs to begin a session; plain data, it crosses a thread. */
 export interface OpenedGrant {

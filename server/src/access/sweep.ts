@@ -11,22 +11,24 @@ import { GUARDS, move } from "./lifecycle.ts";
 import { tellOverdue } from "./review.ts";
 import { idleText, noteActivity, sessionClosed } from "./sessions.ts";
 import { tell } from "./tell.ts";
-import { openUnanswered } from "./unanswered.ts";
 
 const NODE_DEAD_AFTER_MS = 30_000; // several missed heartbeats; its sessions died with its sockets
 const ORPHAN_GRACE_MS = 120_000; // a lease's row is committed before its role exists; anything younger may be in the making
 const LIST_TIMEOUT_MS = 20_000;
 const REPORTS_MS = 15_000; // what another process last told of its sessions may be a few reports old
 
-/** What runs on time alone. Each pass may run in any number of processes at once, and finds what a crash left. */
+/**
+ * What runs on time alone. Each pass may run in any number of processes at once, and finds what a crash left. A pass that
+ * fails keeps no other from its work. @throws the first failure, once all have run.
+ */
 export async function sweepGrants(access: Access): Promise<void> {
-  await openUnanswered(access);
-  await timeOutPending(access);
-  await closeIdle(access);
-  await closeLostSessions(access);
-  await finishForgotten(access);
-  await tellOverdue(access);
-  await sweepTokens(access.store);
+  const passes = [
+    ...[timeOutPending, closeIdle, closeLostSessions, finishForgotten, tellOverdue],
+    () => sweepTokens(access.store),
+  ];
+  const failures: unknown[] = [];
+  for (const pass of passes) await pass(access).catch((error: unknown) => failures.push(error));
+  if (failures.length > 0) throw failures[0];
 }
 
 /** Says that this process lives. Its own loop: nothing slow may make other processes take it for dead. */
@@ -46,17 +48,21 @@ async function timeOutPending(access: Access): Promise<void> {
     .where(GUARDS.afterDeadline)
     .execute();
   for (const { id } of late) {
-    await access.store.transaction().execute(async (tx) => {
-      const moved = await move(tx, {
-        ...{ grant: id, to: "timed_out", guard: "afterDeadline", actor: "glasskey" },
-        set: { end_cause: "timed_out", end_text: "nobody decided in time", closed_at: sql`clock_timestamp()` },
+    try {
+      await access.store.transaction().execute(async (tx) => {
+        const moved = await move(tx, {
+          ...{ grant: id, to: "timed_out", guard: "afterDeadline", actor: "glasskey" },
+          set: { end_cause: "timed_out", end_text: "nobody decided in time", closed_at: sql`clock_timestamp()` },
+        });
+        if (moved === undefined) return;
+        await tell(access, tx, moved, {
+          event: "timed_out",
+          text: `Nobody decided in time on ${moved.requester}'s request.`,
+        });
       });
-      if (moved === undefined) return;
-      await tell(access, tx, moved, {
-        event: "timed_out",
-        text: `Nobody decided in time on ${moved.requester}'s request.`,
-      });
-    });
+    } catch (error) {
+      access.warn(`timing ${id} out: ${describe(error)}`); // the others must not wait for this one
+    }
   }
 }
 

@@ -2,7 +2,7 @@ import { describe } from "../core/errors.ts";
 import type { Tx } from "../store/database.ts";
 import type { Access, Notice, NoticeEvent } from "./access.ts";
 import type { GrantRow } from "./lifecycle.ts";
-import { pinned } from "./open.ts";
+import { pinned } from "./pins.ts";
 
 /**
  * Tells the playbook's channels what happens to a grant, in the transaction in which it happens. With `deciders`, people
@@ -32,8 +32,11 @@ export async function tell(
   await access.notifier.post(tx, notice);
 }
 
-/** Undefined where it does not open, changed or under a lost key: what cannot be told must not keep a grant from its end. */
-function whyOf({ keyring, warn }: Access, { id, why }: GrantRow): string | undefined {
+/**
+ * The reason in the requester's words. Undefined where it does not open, changed or under a lost key: what cannot be told
+ * must keep no grant from its end, and nobody from seeing the rest.
+ */
+export function whyOf({ keyring, warn }: Access, { id, why }: GrantRow): string | undefined {
   try {
     return keyring.open({ table: "grants", row: id, column: "why" }, why).toString("utf8");
   } catch (error) {

@@ -21,6 +21,7 @@ beforeAll(async () => {
   rig = await startTestAccess(inject("pg18"), {
     ...book("siren", changes),
     ...book("limited", { ...changes, limit: "{ uses: 1, per: 7d }" }),
+    ...book("open", { time: "{ max: 30m, idle: 1m }" }),
     ...book("patient", { ...changes, approve: "{ need: 1, from: { group: leads } }" }),
   });
 });
@@ -82,7 +83,7 @@ test("too early, without a delivered page, or where the playbook does not opt in
     .where("grant_id", "=", silent)
     .execute();
   const asked = rig.evidence.asked;
-  await sweepGrants(rig.access);
+  await openUnanswered(rig.access);
   expect([await state(early), await state(silent), await state(patient)]).toEqual(["pending", "pending", "pending"]);
   expect(rig.evidence.asked).toBe(asked); // and no source was bothered
   for (const id of [early, silent, patient]) await end(id);
@@ -111,6 +112,60 @@ test("it never opens after the deadline, after a no, or once it was withdrawn", 
   await end(marked);
 });
 
+test("a source that hangs holds up this request alone, and nothing that another sweep does", async () => {
+  const [slow, late] = [await waited("siren"), await rig.break("patient")];
+  await rig.age(late, 3_600_000);
+  await rig.store
+    .updateTable("grants")
+    .set({ decide_by: sql`clock_timestamp()` })
+    .where("id", "=", late)
+    .execute();
+  const held = Promise.withResolvers<void>();
+  rig.evidence.during = () => held.promise;
+  const opening = openUnanswered(rig.access);
+  await sweepGrants(rig.access); // would wait for ever
+  expect([await state(slow), await state(late)]).toEqual(["pending", "timed_out"]);
+  rig.evidence.during = () => {};
+  held.resolve();
+  await opening;
+  await rig.until(slow, "active");
+  await end(slow);
+});
+
+test("a request that cannot be timed out keeps no other from its end, and a pass that fails no other pass", async () => {
+  const [broken, late] = [await rig.break("patient"), await rig.break("patient")];
+  const due = { decide_by: sql<Date>`clock_timestamp()` };
+  await rig.store.updateTable("grants").set(due).where("id", "in", [broken, late]).execute();
+  const damaged = { hash: "damaged", playbook: "x", content: "null" };
+  await rig.store.insertInto("playbook_versions").values(damaged).execute();
+  await rig.store.updateTable("grants").set({ playbook_hash: "damaged" }).where("id", "=", broken).execute();
+  const failing = {
+    ...rig.access,
+    cutter: () => {
+      throw new Error("the data plane is gone");
+    },
+  };
+  const idle = await rig.break("open");
+  await rig.until(idle, "active");
+  await rig.store
+    .updateTable("grants")
+    .set({ active_at: sql`clock_timestamp() - interval '1 hour'` })
+    .where("id", "=", idle)
+    .execute();
+  await rig.store
+    .updateTable("reviews")
+    .set({ due_at: sql`clock_timestamp()` })
+    .where("grant_id", "=", idle)
+    .execute();
+  await expect(sweepGrants(failing)).rejects.toThrow("the data plane is gone");
+  expect([await state(broken), await state(late)]).toEqual(["pending", "timed_out"]);
+  expect(rig.warnings.join()).toContain(broken);
+  expect(await rig.types(idle)).toContain("review.overdue"); // a later pass than the one that failed
+  await end(idle);
+  await rig.store.deleteFrom("notices").where("grant_id", "=", broken).execute();
+  await rig.store.deleteFrom("grants").where("id", "=", broken).execute();
+});
+
 test("what is unknown, or false, by now never opens without a human, whatever was true at the request", async () => {
   const id = await waited("siren");
   rig.evidence.down = true;
@@ -124,6 +179,17 @@ test("what is unknown, or false, by now never opens without a human, whatever wa
   await openUnanswered(rig.access);
   expect((await rig.until(id, "active")).opened_unanswered).toBe(true);
   await end(id);
+});
+
+test("a request with a fact that nobody knows is not told that it opens by itself", async () => {
+  rig.evidence.down = true;
+  const dark = await rig.break("siren");
+  rig.evidence.down = false;
+  expect((await waitingFor(rig.access, await rig.grant(dark)))?.unansweredAt).toBeUndefined();
+  await end(dark);
+  const light = await rig.break("siren");
+  expect((await waitingFor(rig.access, await rig.grant(light)))?.unansweredAt).toBeInstanceOf(Date);
+  await end(light);
 });
 
 test("a playbook that has become a quorum never goes unanswered", async () => {
@@ -186,6 +252,7 @@ test("what opened without an answer is never extended without one", async () => 
   await openUnanswered(rig.access);
   const before = await rig.until(id, "active");
   expect(await extendGrant(rig.access, "ann", id)).toEqual({ extended: false });
+  await openUnanswered(rig.access);
   await sweepGrants(rig.access);
   expect((await rig.grant(id)).ends_at).toEqual(before.ends_at);
   expect(await vote(rig.access, "bob", id, "approve")).toEqual({ decided: true });

@@ -1,7 +1,7 @@
 import { sql } from "kysely";
 import { formatDuration } from "../core/duration.ts";
 import { describe } from "../core/errors.ts";
-import type { Facts, Playbook } from "../playbooks/policy.ts";
+import type { Decision, Facts } from "../playbooks/policy.ts";
 import type { Tx } from "../store/database.ts";
 import type { Access } from "./access.ts";
 import { factsFor, lockPlaybook, observe, observedAtRequest } from "./facts.ts";
@@ -15,29 +15,31 @@ import { decidersOf, tell } from "./tell.ts";
  * now. What they told at the request does not help here: without a human, unknown is no. Safe in any number of processes.
  */
 export async function openUnanswered(access: Access): Promise<void> {
-  const opted = access.policy().playbooks.filter(({ approve }) => approve.unanswered !== undefined);
-  for (const playbook of opted) {
-    for (const { id } of await due(access, playbook)) {
-      try {
-        await attempt(access, id);
-      } catch (error) {
-        access.warn(`opening ${id} without an answer: ${describe(error)}`); // the others must not wait for this one
-      }
+  for (const id of await due(access)) {
+    try {
+      await attempt(access, id);
+    } catch (error) {
+      access.warn(`opening ${id} without an answer: ${describe(error)}`); // the others must not wait for this one
     }
   }
 }
 
-function due(access: Access, playbook: Playbook): Promise<{ id: string }[]> {
-  const afterMs = playbook.approve.unanswered?.afterMs ?? Number.MAX_SAFE_INTEGER;
-  return access.store
-    .selectFrom("grants")
-    .select("id")
-    .where("playbook", "=", playbook.name)
-    .where("playbook_hash", "=", playbook.hash)
-    .where("state", "=", "pending")
-    .where(sql<boolean>`created_at + ${afterMs} * interval '1 millisecond' <= clock_timestamp()`)
-    .where(GUARDS.unanswered)
-    .execute();
+/** One question however many playbooks opted in: it is asked every second. */
+async function due(access: Access): Promise<readonly string[]> {
+  const opted = access
+    .policy()
+    .playbooks.flatMap(({ name, hash, approve: { unanswered } }) =>
+      unanswered === undefined ? [] : [{ name, hash, afterMs: unanswered.afterMs }],
+    );
+  if (opted.length === 0) return [];
+  const column = <K extends keyof (typeof opted)[number]>(key: K) => opted.map((playbook) => playbook[key]);
+  const { rows } = await sql<{ id: string }>`
+    select grants.id
+    from unnest(${column("name")}::text[], ${column("hash")}::text[], ${column("afterMs")}::bigint[]) as opted(name, hash, after_ms)
+    join grants on grants.playbook = opted.name and grants.playbook_hash = opted.hash
+    where grants.state = 'pending' and ${GUARDS.unanswered}
+      and grants.created_at + opted.after_ms * interval '1 millisecond' <= clock_timestamp()`.execute(access.store);
+  return rows.map(({ id }) => id);
 }
 
 async function attempt(access: Access, id: string): Promise<void> {
@@ -69,7 +71,7 @@ async function attempt(access: Access, id: string): Promise<void> {
     });
     return opened;
   });
-  if (lease !== undefined) await access.kick(lease);
+  if (lease !== undefined) void access.kick(lease); // a slow target holds up no other request
 }
 
 async function decide(access: Access, db: Access["store"] | Tx, grant: GrantRow, facts: Facts) {
@@ -80,14 +82,28 @@ async function decide(access: Access, db: Access["store"] | Tx, grant: GrantRow,
     .where("grant_id", "=", grant.id)
     .where("verdict", "=", "deny")
     .executeTakeFirst();
-  const forMs = access.policy().playbook(grant.playbook)?.approve.unanswered?.forMs ?? 0;
-  const decision = access.policy().decide({
-    ...{ action: "open_unanswered", person: grant.requester, playbook: grant.playbook, reason: grant.reason, facts },
-    durationMs: Math.min(grant.duration_ms, forMs),
-    waitedMs: Math.max(0, facts.atMs - grant.created_at.getTime()),
-    ...{ paged, denied: no !== undefined },
-  });
+  const waitedMs = Math.max(0, facts.atMs - grant.created_at.getTime());
+  const decision = ask(access, grant, facts, { waitedMs, paged, denied: no !== undefined });
   return { allow: decision.allow, decision };
+}
+
+function ask(
+  access: Access,
+  grant: GrantRow,
+  facts: Facts,
+  so: { waitedMs: number; paged: boolean; denied: boolean },
+): Decision {
+  const forMs = access.policy().playbook(grant.playbook)?.approve.unanswered?.forMs ?? 0;
+  return access.policy().decide({
+    ...{ action: "open_unanswered", person: grant.requester, playbook: grant.playbook, reason: grant.reason, facts },
+    ...{ durationMs: Math.min(grant.duration_ms, forMs), ...so },
+  });
+}
+
+/** Whether it would open once the wait is over and a page is delivered, as far as `facts` go; for people who look. */
+export function mayOpenUnanswered(access: Access, grant: GrantRow, facts: Facts): boolean {
+  const waitedMs = access.policy().playbook(grant.playbook)?.approve.unanswered?.afterMs;
+  return waitedMs !== undefined && ask(access, grant, facts, { waitedMs, paged: true, denied: false }).allow;
 }
 
 /** Whether a channel that wakes people confirmed that it delivered the call for this grant. */

@@ -3,7 +3,7 @@ import { factsFor, observedAtRequest } from "./facts.ts";
 import type { GrantRow } from "./lifecycle.ts";
 import { decideOpening } from "./open.ts";
 import { decidersOf } from "./tell.ts";
-import { pagedFor } from "./unanswered.ts";
+import { mayOpenUnanswered, pagedFor } from "./unanswered.ts";
 
 /** What a grant waits for at this moment, for people who look. Nothing is decided by it. */
 export interface Waiting {
@@ -16,7 +16,7 @@ export interface Waiting {
   readonly mayDecide: readonly string[];
   /** Whether a page channel confirmed that it delivered the call. */
   readonly paged: boolean;
-  /** When it may open without an answer; undefined where the playbook does not do that, or an extension is asked for. */
+  /** When it may open without an answer; undefined where it will not: no such playbook, a quorum, an unknown fact, an extension. */
   readonly unansweredAt: Date | undefined;
 }
 
@@ -50,7 +50,9 @@ async function pending(access: Access, grant: GrantRow): Promise<Waiting> {
     mayDecide: decidersOf(access, grant).filter((name) => !said.includes(name)),
     paged: await pagedFor(store, grant.id),
     unansweredAt:
-      afterMs === undefined || decision.quorum.length > 0 ? undefined : new Date(grant.created_at.getTime() + afterMs),
+      afterMs === undefined || !mayOpenUnanswered(access, grant, facts)
+        ? undefined
+        : new Date(grant.created_at.getTime() + afterMs),
   };
 }
 

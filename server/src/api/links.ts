@@ -3,13 +3,15 @@ import type { FastifyInstance, FastifyReply } from "fastify";
 import type { Access, Observation } from "../access/access.ts";
 import { vote } from "../access/approve.ts";
 import type { GrantRow } from "../access/lifecycle.ts";
-import { pinned } from "../access/open.ts";
+import { pinned } from "../access/pins.ts";
+import { whyOf } from "../access/tell.ts";
 import type { Clock } from "../core/clock.ts";
 import { describe, GlassError, unreachable } from "../core/errors.ts";
 import { namesOf } from "../identity/pseudonyms.ts";
 import type { LinkClaim, Links } from "../notify/links.ts";
 import { LINK_PAGE_HEADERS } from "./link-markup.ts";
 import { linkPage, type LinkPage, type RequestView } from "./link-page.ts";
+import { UNREADABLE } from "./views.ts";
 
 export interface LinkServices {
   readonly access: Access;
@@ -211,7 +213,7 @@ async function requestOf(
   about: { claim: LinkClaim; person: string; saidYes: readonly string[]; now: Date },
 ): Promise<RequestView> {
   const { playbook } = await pinned(access.store, grant.playbook_hash);
-  const why = access.keyring.open({ table: "grants", row: grant.id, column: "why" }, grant.why).toString("utf8");
+  const why = whyOf(access, grant) ?? UNREADABLE;
   const extension = about.claim.round > 0;
   return {
     ...{ grant: grant.id, requester: grant.requester, person: about.person, playbook: grant.playbook, why },

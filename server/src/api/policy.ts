@@ -31,7 +31,7 @@ export function policyRoutes(app: Routes, api: Api): void {
     "/v1/policy/history",
     {
       schema: {
-        summary: "What was in force, newest first, with the plan of each change",
+        summary: "What was in force, newest first, with the plan of each change; fewer where the plans are large",
         querystring: z.object({
           limit: z.coerce.number().int().min(1).max(100).default(20),
           before: z.coerce.number().int().min(1).optional().describe("Only generations below this one"),

@@ -12,13 +12,14 @@ export interface Waits {
   run<T>(person: string, request: IncomingMessage, wait: (gone: AbortSignal) => Promise<T>): Promise<T>;
 }
 
-export function createWaits(): Waits {
+/** @param perPerson how many of one person's may run at once. */
+export function createWaits(perPerson = PER_PERSON): Waits {
   const count = new Map<string, number>();
   return {
     async run(person, request, wait) {
       const mine = count.get(person) ?? 0;
-      if (mine >= PER_PERSON) {
-        throw new GlassError("too_many_attempts", `${PER_PERSON} requests of yours are waiting already`, {
+      if (mine >= perPerson) {
+        throw new GlassError("too_many_attempts", `${perPerson} requests of yours are waiting already`, {
           next: "End some of them, or ask without waiting.",
         });
       }

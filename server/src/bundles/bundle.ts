@@ -1,7 +1,7 @@
 import canonicalize from "canonicalize";
 import { gunzipSync, gzipSync } from "node:zlib";
-import { sha256 } from "../core/bytes.ts";
 import { describe, GlassError } from "../core/errors.ts";
+import { bundleHash } from "../playbooks/files.ts";
 
 /** The files that make up a policy: path in the policy folder, with `/`, to text. */
 export type BundleFiles = ReadonlyMap<string, string>;
@@ -9,15 +9,6 @@ export type BundleFiles = ReadonlyMap<string, string>;
 export const MAX_BUNDLE_FILES = 4_000;
 export const MAX_BUNDLE_BYTES = 32 * 1024 * 1024;
 const MAX_JSON_BYTES = 2 * MAX_BUNDLE_BYTES; // base64 adds a third, names a little
-
-/**
- * SHA-256 (hex) over paths and contents, in the order of the paths: the same on every machine and for every source, and
- * for every later version of Glasskey.
- */
-export function bundleHash(files: BundleFiles): string {
-  const digests = [...files].map(([path, text]) => [path, sha256(text).toString("hex")] as const);
-  return sha256(canonicalize(Object.fromEntries(digests)) ?? "").toString("hex");
-}
 
 /** Canonical JSON of path to base64, compressed: what the store keeps. */
 export function packBundle(files: BundleFiles): Buffer {

@@ -64,7 +64,8 @@ const inside = z
 
 const gitShape = z.strictObject({
   url: z.string().max(1000).refine(isGitUrl, {
-    message: "must be https://HOST/…, ssh://[USER@]HOST/…, USER@HOST:PATH, file:///PATH or an absolute path",
+    message:
+      "must be https://HOST/…, ssh://[USER@]HOST/…, USER@HOST:PATH, file:///PATH or an absolute path, without spaces and quotes",
   }),
   branch: branch.default("main"),
   path: inside.or(z.literal(".")).optional(),

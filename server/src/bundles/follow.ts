@@ -9,7 +9,7 @@ import { formatProblems } from "../playbooks/problem.ts";
 import type { Store } from "../store/database.ts";
 import type { BundleFiles } from "./bundle.ts";
 import type { GitSource } from "./config.ts";
-import { ACCEPTED, acceptedBefore, type Asker, type Candidate, type Generation } from "./generations.ts";
+import { ACCEPTED, acceptedBefore, newestCommit, type Asker, type Candidate, type Generation } from "./generations.ts";
 import { openRepository } from "./repository.ts";
 import { createSerial } from "./serial.ts";
 
@@ -78,7 +78,9 @@ export function startFollowing(options: FollowOptions): Following {
   ): Promise<{ ok: true; candidate: Candidate } | { ok: false; text: string }> => {
     const { accept } = source;
     const usable = accept !== undefined && !(await acceptedBefore(store, accept)) ? accept : undefined;
-    const verdict = await repository.judge(inForce?.commit ?? undefined, head, usable);
+    // A folder in between is no new beginning: else an old commit, signed in its time, could be served after it.
+    const from = inForce?.commit ?? (await newestCommit(store));
+    const verdict = await repository.judge(from, head, usable);
     if (!verdict.ok) return { ok: false, text: await refuse(head, verdict.cause, verdict.why) };
     const read = await repository.files(head);
     if (!read.ok) return { ok: false, text: await refuse(head, "files", read.why) };

@@ -3,9 +3,10 @@ import { sql } from "kysely";
 import { append } from "../audit/append.ts";
 import { sha256 } from "../core/bytes.ts";
 import type { JsonObject, JsonValue } from "../core/json.ts";
+import { bundleHash } from "../playbooks/files.ts";
 import type { Policy } from "../playbooks/policy.ts";
 import type { Store } from "../store/database.ts";
-import { bundleHash, packBundle, unpackBundle, type BundleFiles } from "./bundle.ts";
+import { packBundle, unpackBundle, type BundleFiles } from "./bundle.ts";
 
 /** What was put into force, when, and by whom. The newest generation is in force, in every process. */
 export interface Generation {
@@ -71,16 +72,34 @@ export async function newestNumber(store: Store): Promise<{ generation: number; 
     .executeTakeFirst();
 }
 
-/** Generations, newest first. */
+const MAX_PLANS_CHARACTERS = 8 * 1024 * 1024; // of one answer
+
+/** Generations, newest first: `limit` at the most, and fewer, but one, where their plans together are large. */
 export async function generations(store: Store, limit: number, before?: number): Promise<readonly Generation[]> {
-  const rows = await store
+  const page = store
     .selectFrom("bundle_generations")
-    .select(COLUMNS)
     .$if(before !== undefined, (query) => query.where("generation", "<", before ?? 0))
-    .orderBy("generation", "desc")
+    .orderBy("generation", "desc");
+  const sizes = await page
+    .select(sql<number>`coalesce(length(plan::text), 0)`.as("characters"))
     .limit(limit)
     .execute();
+  let total = 0;
+  const fitting = sizes.filter(({ characters }) => (total += characters) <= MAX_PLANS_CHARACTERS).length;
+  const rows = await page.select(COLUMNS).limit(Math.max(1, fitting)).execute();
   return rows.map(({ commit_id, ...row }) => ({ ...row, commit: commit_id }));
+}
+
+/** The commit that came into force last, also where a folder came after it. */
+export async function newestCommit(store: Store): Promise<string | undefined> {
+  const row = await store
+    .selectFrom("bundle_generations")
+    .select("commit_id")
+    .where("commit_id", "is not", null)
+    .orderBy("generation", "desc")
+    .limit(1)
+    .executeTakeFirst();
+  return row?.commit_id ?? undefined;
 }
 
 /** The files of a bundle. @throws GlassError `integrity` when the store's copy was tampered with. */

@@ -29,12 +29,20 @@ export function transport(source: GitSource): readonly string[] {
 
 /** Through the environment: arguments of a process are shown to everybody on the machine. */
 export function authorization(token: Secret): Readonly<Record<string, string>> {
-  const basic = Buffer.from(`x-access-token:${token.reveal()}`).toString("base64");
   return {
     GIT_CONFIG_COUNT: "1",
     GIT_CONFIG_KEY_0: "http.extraHeader",
-    GIT_CONFIG_VALUE_0: `Authorization: Basic ${basic}`,
+    GIT_CONFIG_VALUE_0: `Authorization: Basic ${basicOf(token)}`,
   };
+}
+
+function basicOf(token: Secret): string {
+  return Buffer.from(`x-access-token:${token.reveal()}`).toString("base64");
+}
+
+/** A text without the token, in both forms in which it was sent. */
+export function withoutToken(text: string, token: Secret): string {
+  return text.replaceAll(basicOf(token), "***").replaceAll(token.reveal(), "***");
 }
 
 /** Nothing of the server's own environment but what finds programs and proxies. `home` is an empty private folder. */

@@ -278,7 +278,7 @@ test("a server that is down, one that never answers, and a branch that is not th
   await expect(repository.fetch(stopping)).rejects.toThrow(/stopping/);
 });
 
-test("over https: the configured CA and token are used, a certificate of another CA is not believed, and a redirect is not followed", async () => {
+test("over https: the configured CA and token are used, a certificate of another CA is not believed, a redirect is not followed, and a token that comes back is not told", async () => {
   const head = await origin.commit(POLICY, ANN);
   await origin.git("update-server-info");
   const authority = await createAuthority("Test CA", 2);
@@ -291,6 +291,12 @@ test("over https: the configured CA and token are used, a certificate of another
   const server = createHttpsServer({ key: identity.key, cert: identity.cert }, (request, response) => {
     seen.add(request.headers.authorization ?? "none");
     const { pathname } = new URL(request.url ?? "/", "https://127.0.0.1");
+    if (pathname.startsWith("/echo/")) {
+      const sent = String(request.headers.authorization);
+      const plain = Buffer.from(sent.replace("Basic ", ""), "base64").toString();
+      response.writeHead(403, { "content-type": "text/plain" }).end(`refused: ${sent} (${plain})\n`);
+      return;
+    }
     if (pathname.startsWith("/moved/")) {
       response.writeHead(302, { location: pathname.replace("/moved/", "/policy.git/") }).end();
       return;
@@ -308,6 +314,10 @@ test("over https: the configured CA and token are used, a certificate of another
     expect(await open(https).fetch(never)).toBe(head);
     expect([...seen]).toEqual([`Basic ${Buffer.from("x-access-token:the token").toString("base64")}`]);
     await expect(open({ ...https, url: `${base}/moved/` }).fetch(never)).rejects.toThrow(/git fetch/);
+    const echoed = await open({ ...https, url: `${base}/echo/` })
+      .fetch(never)
+      .catch(String);
+    expect(echoed).toMatch(/remote: refused: Basic \*\*\* \(x-access-token:\*\*\*\)/);
     const strange = await open({ ...https, ca: other })
       .fetch(never)
       .catch(String);

@@ -7,7 +7,7 @@ import { namedFiles } from "../playbooks/files.ts";
 import { nearest } from "../playbooks/problem.ts";
 import { MAX_BUNDLE_BYTES, MAX_BUNDLE_FILES, type BundleFiles } from "./bundle.ts";
 import type { GitSource } from "./config.ts";
-import { authorization, environment, SAFE, schemeOf, transport } from "./git.ts";
+import { authorization, environment, SAFE, schemeOf, transport, withoutToken } from "./git.ts";
 import { run, type Ran } from "./program.ts";
 import { believe, judgeSignatures, SIGNATURE_FORMAT, signersFault, validToday } from "./signatures.ts";
 
@@ -28,7 +28,7 @@ export interface Repository {
    */
   fetch(signal: AbortSignal): Promise<string>;
   /**
-   * Whether that commit may follow the one in force (`from`; undefined: there is none, and the head alone is looked at).
+   * Whether that commit may follow the last one in force (`from`; undefined: there was none, and the head alone is looked at).
    * Every commit in between must be signed by a listed key, and history may only grow, unless `accept` names the commit.
    */
   judge(from: string | undefined, head: string, accept: string | undefined): Promise<Verdict>;
@@ -95,7 +95,8 @@ export function openRepository(options: RepositoryOptions): Repository {
       try {
         await prepare();
         const refspec = `+refs/heads/${source.branch}:${HEAD}`;
-        const token = source.token === undefined ? {} : authorization(resolve(source.token));
+        const secret = source.token === undefined ? undefined : resolve(source.token);
+        const token = secret === undefined ? {} : authorization(secret);
         const args = ["-c", `protocol.${allowed}.allow=always`, ...transport(source), "fetch", "--quiet", "--no-tags"];
         const { code, stderr } = await run(
           "git",
@@ -105,7 +106,11 @@ export function openRepository(options: RepositoryOptions): Repository {
             ...{ signal, watch: () => tooLarge(repository) },
           },
         );
-        if (code !== 0) throw new GlassError("internal", `git fetch: ${stderr || `ended with code ${code}`}`);
+        if (code !== 0) {
+          // What the far side answers is told to people, and a proxy may answer with what it was sent.
+          const said = secret === undefined ? stderr : withoutToken(stderr, secret);
+          throw new GlassError("internal", `git fetch: ${said || `ended with code ${code}`}`);
+        }
         const head = (await text(["rev-parse", "--verify", "--quiet", "--end-of-options", `${HEAD}^{commit}`])).trim();
         if (!/^[0-9a-f]{40}$/.test(head)) throw new GlassError("internal", "git does not name the branch's commit");
         failures = 0;
@@ -126,7 +131,7 @@ export function openRepository(options: RepositoryOptions): Repository {
           commits = (await text(range)).split("\n").filter((line) => line !== "");
         } else if (accept === head) accepted = true;
         else {
-          const why = `it does not continue ${from.slice(0, 12)}, which is in force: history was rewritten`;
+          const why = `it does not continue ${from.slice(0, 12)}, which came into force before: history was rewritten`;
           return { ok: false, cause: "history", why };
         }
       }

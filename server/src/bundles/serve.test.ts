@@ -6,9 +6,10 @@ import canonicalize from "canonicalize";
 import { afterEach, beforeEach, expect, inject, test } from "vitest";
 import { createLog, type LogFixture } from "../audit/fixtures/log.ts";
 import { Secret } from "../core/secret.ts";
+import { bundleHash } from "../playbooks/files.ts";
 import { compilePolicy } from "../playbooks/load.ts";
 import { planPolicies } from "../playbooks/plan.ts";
-import { bundleHash, packBundle, unpackBundle } from "./bundle.ts";
+import { packBundle, unpackBundle } from "./bundle.ts";
 import type { GitSource, PolicySource } from "./config.ts";
 import { activate } from "./generations.ts";
 import { startBundles, type Bundles, type BundlesOptions } from "./serve.ts";
@@ -79,7 +80,7 @@ const entries = async (type: string): Promise<Record<string, unknown>[]> => {
     .map((entry) => entry.data);
 };
 async function until(check: () => boolean | Promise<boolean>): Promise<void> {
-  for (let tries = 0; tries < 400; tries += 1) {
+  for (let tries = 0; tries < 1_600; tries += 1) {
     if (await check()) return;
     await new Promise((done) => setTimeout(done, 25));
   }
@@ -143,6 +144,19 @@ test("every change has its plan in the row, and its counts and SHA-256, but no n
   const plan = { widened: true, sha256: sha256(canonicalize(newest?.plan) ?? "") };
   expect(entry).toMatchObject({ generation: 2, author: sha256("ida"), plan });
   expect(JSON.stringify(entry)).not.toMatch(/ida|ann|repair/);
+});
+
+test("a page of the history ends early where the plans are large, and goes on where it ended", async () => {
+  const bundles = await start("nd_a", await policyIn("a", policyFiles("30m")));
+  const plan = JSON.stringify({ widened: false, text: "x".repeat(3 * 1024 * 1024) });
+  await log.query(
+    "insert into bundle_generations (generation, hash, source, node, plan) select n, $1, 'f', 'n', $2 from generate_series(2, 6) n",
+    [bundles.policy().hash, plan],
+  );
+  const numbers = async (before?: number) => (await bundles.history(100, before)).map(({ generation }) => generation);
+  expect(await numbers()).toEqual([6, 5]);
+  expect(await numbers(5)).toEqual([4, 3]);
+  expect(await numbers(3)).toEqual([2, 1]);
 });
 
 test("two servers that load different bundles at once: one wins, both serve it, and the other raises an alarm that says what to do", async () => {
@@ -296,6 +310,25 @@ test("from git: a rollback that `accept` names comes into force once; forced on 
   expect(maxOf(accepting)).toBe(10);
 });
 
+test("from git: a folder that was in force in between opens no way back to an older signed commit", async () => {
+  const source = await gitPolicy();
+  const first = (await origin?.commit(inGit("8h"), ANN)) ?? "";
+  const bundles = await start("nd_a", source);
+  const second = (await origin?.commit(inGit("20m"), ANN)) ?? "";
+  expect(await bundles.reload()).toBeUndefined();
+  await stop(bundles);
+  await dead();
+  await stop(await start("nd_b", await policyIn("copy", policyFiles("15m"))));
+  await dead();
+  await origin?.git("reset", "--quiet", "--hard", first);
+  const again = await start("nd_c", source);
+  expect(await again.reload()).toMatch(/history was rewritten/);
+  expect(maxOf(again)).toBe(15);
+  await origin?.git("reset", "--quiet", "--hard", second);
+  expect(await again.reload()).toBeUndefined();
+  expect(maxOf(again)).toBe(20);
+});
+
 test("from git: with git down a restart serves what was in force; a first start says why it cannot", async () => {
   const source = await gitPolicy();
   await origin?.commit(inGit("30m"), ANN);
@@ -314,7 +347,14 @@ test("from git: with git down a restart serves what was in force; a first start 
 test("from git: the webhook makes a server look at once when its signature is right, and not otherwise", async () => {
   const source = await gitPolicy({ hookSecret: "${env:X}" });
   await origin?.commit(inGit("30m"), ANN);
-  const bundles = await start("nd_a", { ...source, pollMs: 600_000 });
+  let rounds = 0;
+  const clear = async (key: string): Promise<void> => void (rounds += key === "policy git" ? 1 : 0);
+  const bundles = await start(
+    "nd_a",
+    { ...source, pollMs: 600_000 },
+    { alarms: { raise: () => Promise.resolve(), clear } },
+  );
+  await until(() => rounds === 2); // the start asked git, and the first round did
   await origin?.commit(inGit("20m"), ANN);
   const body = Buffer.from('{"ref":"refs/heads/main"}');
   const signed = (secret: string): string => `sha256=${createHmac("sha256", secret).update(body).digest("hex")}`;

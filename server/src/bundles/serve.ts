@@ -9,7 +9,7 @@ import type { Plan } from "../playbooks/plan.ts";
 import type { Policy } from "../playbooks/policy.ts";
 import { formatProblems, sortProblems, type PolicyProblem } from "../playbooks/problem.ts";
 import type { Store } from "../store/database.ts";
-import { bundleHash, type BundleFiles } from "./bundle.ts";
+import type { BundleFiles } from "./bundle.ts";
 import type { PolicySource } from "./config.ts";
 import { startFollowing, type Following } from "./follow.ts";
 import {
@@ -93,11 +93,7 @@ export async function startBundles(options: BundlesOptions): Promise<Bundles> {
     clear: (key) => options.alarms.clear(key),
   };
 
-  const compile = async (files: BundleFiles): Promise<LoadedPolicy> => {
-    const loaded = await options.compile(files);
-    // A bundle is named by its files, whichever version of Glasskey reads them.
-    return loaded.ok ? { ok: true, policy: { ...loaded.policy, hash: bundleHash(files) } } : loaded;
-  };
+  const compile = async (files: BundleFiles): Promise<LoadedPolicy> => options.compile(files);
   const now = (): { generation: Omit<Generation, "plan">; policy: Policy } => {
     if (current === undefined) throw new GlassError("internal", "no policy is in force yet");
     return current;
@@ -187,11 +183,11 @@ export async function startBundles(options: BundlesOptions): Promise<Bundles> {
   const reloadFolder = async (folder: string, by: Asker | undefined): Promise<string | undefined> => {
     const read = await readFolder(folder);
     if ("problems" in read) return refuseFolder(folder, read.problems);
-    ownHash = bundleHash(read.files);
+    ownHash = read.policy.hash;
     await adopt();
     for (let tries = 0; current?.generation.hash !== ownHash; tries += 1) {
       if (tries === TRIES) return "other processes load other policies at the same moment; try again";
-      await put(read, by);
+      if ((await put(read, by)) === undefined) break; // it was put into force; what came after it may stay
     }
     await alarms.clear(ownAlarm);
     await settle();
@@ -206,7 +202,7 @@ export async function startBundles(options: BundlesOptions): Promise<Bundles> {
       await refuseFolder(folder, read.problems);
       return;
     }
-    ownHash = bundleHash(read.files);
+    ownHash = read.policy.hash;
     const alone = !(await othersAlive(store, node));
     try {
       await adopt(read.policy);

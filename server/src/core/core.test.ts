@@ -2,6 +2,7 @@ import { X509Certificate } from "node:crypto";
 import { expect, test } from "vitest";
 import { createAuthority, issueServerCertificate } from "./certificates.ts";
 import { formatDuration, parseDuration } from "./duration.ts";
+import { describe } from "./errors.ts";
 import { isId, newId } from "./ids.ts";
 import { Secret } from "./secret.ts";
 
@@ -18,6 +19,12 @@ test("ids say what they name and are not taken for another kind", () => {
   expect(isId("grant", id)).toBe(true);
   expect(isId("lease", id)).toBe(false);
   expect(isId("grant", `${id}'`)).toBe(false);
+});
+
+test("an error that a stranger wrote is one line of plain text: it moves no cursor, hides nothing and begins no line", () => {
+  const hostile = new Error("gone\u001B[2J\u001B]0;title\u0007\r\n2026-11-20 ALARM over\u202E\u2028\u009B1m\uD800");
+  expect(describe(hostile)).toBe("gone [2J ]0;title 2026-11-20 ALARM over 1m\uFFFD");
+  expect(describe(new AggregateError([hostile, new Error("b")], ""))).not.toMatch(/[\p{Cc}\p{Cf}]/u);
 });
 
 test("a secret does not show itself", () => {

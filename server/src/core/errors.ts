@@ -26,13 +26,19 @@ export class GlassError extends Error {
   }
 }
 
-/** A thrown value's message in one line, fit for a log: never a stack, never longer than 500 characters. */
+/**
+ * A thrown value's message in one line, fit for a log and a terminal, also where a target or another stranger wrote it: no
+ * control or invisible characters, never a stack, never longer than 500 characters.
+ */
 export function describe(error: unknown): string {
   if (error instanceof AggregateError && error.message === "") {
     return error.errors.map(describe).join("; ").slice(0, 500);
   }
   const text = error instanceof Error ? error.message || error.name : String(error);
-  return text.replaceAll(/\s+/g, " ").slice(0, 500).toWellFormed();
+  return text
+    .replaceAll(/[\s\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+/gu, " ")
+    .slice(0, 500)
+    .toWellFormed();
 }
 
 /** For the `default:` of a switch over a closed set: the compiler proves that it is never reached. */

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, expect, inject, test } from "vitest";
+import { sha256 } from "../core/bytes.ts";
 import { wordsOf } from "./message.ts";
 import { ROUTING_KEY, startRig, until, URL_OF_GLASSKEY, WEBHOOK_SECRET, type Rig } from "./testing/rig.ts";
 
@@ -141,6 +142,34 @@ test("PagerDuty is called for a wanted approval, and the alert is resolved when 
   expect(first.payload).toMatchObject({ severity: "critical", source: new URL(URL_OF_GLASSKEY).host });
   expect(first.payload.custom_details).toMatchObject({ commands: [`glass approve ${grant}`, `glass deny ${grant}`] });
   expect(allTexts(first)).not.toContain("the words of ann");
+  await notifier.stop();
+});
+
+test("whatever PagerDuty was called for is resolved once it is over: a failed request, an extension, a review, an alarm", async () => {
+  const notifier = rig.notifier({ "pagerduty:duty": rig.channel("pagerduty") }, { alarms: ["pagerduty:duty"] });
+  const grant = await rig.grant();
+  const text = `the journal of ${grant} is full`;
+  const pairs = [
+    ["approval_wanted", "failed"],
+    ["extension_wanted", "extended"],
+    ["review_overdue", "review_signed"],
+  ] as const;
+  for (const event of pairs.flat()) await rig.post(notifier, { event, grant, channels: ["pagerduty:duty"] });
+  const alarm = { playbook: "", target: "", requester: "", reason: "", text };
+  await rig.post(notifier, { event: "alarm", ...alarm });
+  await rig.post(notifier, { event: "alarm_over", ...alarm });
+  const key = (about: string, which = ""): string => `glasskey-${about}${which}`;
+  const alarmKey = key(sha256(text).toString("hex").slice(0, 32), "-alarm");
+  const seen = await until(() => {
+    const keys = rig.pager.taken().filter(({ text: sent }) => sent.includes(grant) || sent.includes(alarmKey));
+    return keys.length === 8 ? keys : undefined;
+  });
+  const said = seen.map(({ body }) => `${String(body["event_action"])} ${String(body["dedup_key"])}`);
+  expect(said.filter((line) => line.includes(grant))).toEqual([
+    ...[`trigger ${key(grant)}`, `resolve ${key(grant)}`, `trigger ${key(grant)}`, `resolve ${key(grant)}`],
+    ...[`trigger ${key(grant, "-review")}`, `resolve ${key(grant, "-review")}`],
+  ]);
+  expect(said.filter((line) => line.includes(alarmKey))).toEqual([`trigger ${alarmKey}`, `resolve ${alarmKey}`]);
   await notifier.stop();
 });
 

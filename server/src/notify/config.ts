@@ -66,6 +66,12 @@ const KINDS = {
     .transform((value): ChannelConfig => ({ kind: "webhook", ...value })),
 } as const;
 
+/** The keys of a channel's kind, for suggestions; none where there is no such kind. */
+export function notifyKeys(name: string): readonly string[] {
+  const kind = NAME.exec(name)?.[1];
+  return kind === "slack" || kind === "pagerduty" || kind === "webhook" ? Object.keys(KINDS[kind].in.shape) : [];
+}
+
 /**
  * `notify:` in glasskey.yaml: channels by `kind:name`, and `alarms`, a list of some of them.
  * Relative paths and references stay as they are written; {@link locateChannels} resolves them.

@@ -59,6 +59,8 @@ const EVENTS = {
   denied: { title: "Request denied", until: "Until", commands: ["glass status GRANT"], calls: false },
   withdrawn: { title: "Request withdrawn", until: "Until", commands: ["glass status GRANT"], calls: false },
   timed_out: { title: "Nobody decided in time", until: "Until", commands: ["glass status GRANT"], calls: false },
+  failed: { title: "Nothing was opened", until: "Until", commands: ["glass status GRANT"], calls: false },
+  extended: { title: "Access is extended", until: "Open until", commands: ["glass status GRANT"], calls: false },
   closed: { title: "Access is proved gone", until: "Until", commands: ["glass review GRANT"], calls: false },
   not_proved: {
     title: "Access is not proved gone",
@@ -67,7 +69,9 @@ const EVENTS = {
     calls: true,
   },
   review_overdue: { title: "Review is overdue", until: "Was due", commands: ["glass review GRANT"], calls: true },
+  review_signed: { title: "Review is signed", until: "Until", commands: ["glass review GRANT"], calls: false },
   alarm: { title: "Alarm", until: "Until", commands: ["glass status"], calls: true },
+  alarm_over: { title: "Alarm is over", until: "Until", commands: [], calls: false },
 } as const satisfies Record<NoticeEvent, EventWords>;
 
 export function wordsOf(event: NoticeEvent): EventWords {

@@ -145,6 +145,44 @@ test("a channel that hangs holds up no other channel, and its time is bounded", 
   await hasty.stop();
 });
 
+test("an alarm is tried for ever, and given up after a week only where its channel is gone from glasskey.yaml", async () => {
+  const channels = { "slack:here": rig.channel("slack"), "slack:gone": rig.channel("slack") };
+  const idle = rig.notifier(channels, { idle: true, alarms: ["slack:here", "slack:gone"] });
+  await rig.post(idle, { event: "alarm", text: "the journal is full" });
+  const old = new Date(Date.now() - 8 * 24 * 3_600_000);
+  await rig.db.store.updateTable("notices").set({ created_at: old }).execute();
+  rig.slack.broken = { status: 500 };
+  const notifier = rig.notifier({ "slack:here": rig.channel("slack") });
+  const rows = await until(async () => {
+    const found = await rig.notices();
+    return found.some(({ given_up }) => given_up) && found.some(({ attempts }) => attempts > 1) ? found : undefined;
+  });
+  expect(rows.filter(({ given_up }) => given_up).map(({ channel }) => channel)).toEqual(["slack:gone"]);
+  await notifier.stop();
+});
+
+test("what was settled a month ago is forgotten, and nothing that is younger or still to be told", async () => {
+  const idle = rig.notifier({ "slack:incidents": rig.channel("slack") }, { idle: true });
+  const ago = (days: number): Date => new Date(Date.now() - days * 24 * 3_600_000);
+  const set = async (values: { delivered_at?: Date; given_up_at?: Date; created_at: Date }): Promise<string> => {
+    const grant = await rig.grant();
+    await rig.post(idle, { event: "review_overdue", grant, channels: ["slack:incidents"] });
+    await rig.db.store.updateTable("notices").set(values).where("grant_id", "=", grant).execute();
+    return grant;
+  };
+  await set({ created_at: ago(40), delivered_at: ago(31) });
+  await set({ created_at: ago(40), given_up_at: ago(31) });
+  const kept = [
+    await set({ created_at: ago(40), delivered_at: ago(29) }),
+    await set({ created_at: ago(40), given_up_at: ago(29) }),
+    await set({ created_at: ago(6) }), // waits for its channel, which is not there
+  ];
+  const notifier = rig.notifier({ "slack:another": rig.channel("slack") });
+  await until(async () => ((await rig.notices()).length === kept.length ? true : undefined));
+  expect(new Set((await rig.notices()).map((row) => row.grant_id))).toEqual(new Set(kept));
+  await notifier.stop();
+});
+
 test("redirects, endless answers, wrong words, and a certificate of nobody we trust are failures, and no secret is in what is kept of them", async () => {
   const secret = "x-secret-of-the-webhook-x";
   const cases = [

@@ -21,9 +21,15 @@ const MAX_DECIDERS = 100; // one link each; a group of more is better told in a 
 const DEFAULT_LIFE_MS = 24 * 3_600_000; // older news about a grant would only confuse
 
 /** Events that go to the installation's `alarms` channels beside the playbook's. */
-const ALARMING: ReadonlySet<NoticeEvent> = new Set(["alarm", "not_proved", "opened_unanswered"]);
-/** What is still to be done however late it is heard of. */
-const LASTING: ReadonlySet<NoticeEvent> = new Set(["alarm", "not_proved", "review_overdue"]);
+const ALARMING: ReadonlySet<NoticeEvent> = new Set(["alarm", "alarm_over", "not_proved", "opened_unanswered"]);
+/** What is still to be done however late it is heard of, and what takes that back. */
+const LASTING: ReadonlySet<NoticeEvent> = new Set([
+  "alarm",
+  "alarm_over",
+  "not_proved",
+  "review_overdue",
+  "review_signed",
+]);
 /** Events whose deciders are told on their own channels; with a link where there is something to decide. */
 const FOR_DECIDERS: ReadonlySet<NoticeEvent> = new Set(["approval_wanted", "extension_wanted", "opened_unanswered"]);
 

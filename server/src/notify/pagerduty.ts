@@ -46,14 +46,20 @@ function actionsOf(message: Message): readonly Action[] {
       return [trigger(subject, "critical")];
     case "alarm":
       return [trigger(`${subject}-alarm`, "critical")];
+    case "alarm_over":
+      return [resolve(`${subject}-alarm`)];
     case "opened_unanswered":
       return [trigger(`${subject}-unanswered`, "critical"), resolve(subject)];
     case "review_overdue":
       return [trigger(`${subject}-review`, "warning")];
+    case "review_signed":
+      return [resolve(`${subject}-review`)];
     case "opened":
     case "denied":
     case "withdrawn":
     case "timed_out":
+    case "failed":
+    case "extended":
       return [resolve(subject)];
     case "closed":
       return [resolve(subject), resolve(`${subject}-unanswered`)];

@@ -52,7 +52,10 @@ const AT_ONCE_PER_CHANNEL = 4; // a channel that hangs holds this many slots, an
 const CLAIM_MS = 30_000; // longer than one attempt: at most two exchanges of 5 s, and the store
 /** Seconds, then a minute: short enough that a page channel's return is noticed while somebody still waits. */
 const PAUSES_MS = [1_000, 2_000, 5_000, 10_000, 30_000, 60_000] as const;
-const FORGOTTEN_MS = 7 * 24 * 3_600_000; // a lasting notice for a channel that no process knows any more
+const KEPT_MS = 30 * 24 * 3_600_000; // what is settled; the log has for ever that it was
+const PRUNE_EVERY_MS = 3_600_000;
+const PRUNED_AT_ONCE = 1_000;
+const FORGOTTEN_MS = 7 * 24 * 3_600_000; // a lasting notice for a channel that glasskey.yaml does not have any more
 
 /**
  * Delivers what the outbox holds, at least once, in order for each channel and grant. Any number of processes may run
@@ -106,12 +109,17 @@ export function startWorker(options: WorkerOptions): Worker {
   };
   const loop = async (): Promise<void> => {
     let sweptAtMs = Number.NEGATIVE_INFINITY;
+    let prunedAtMs = Number.NEGATIVE_INFINITY;
     while (!stopped.signal.aborted) {
       const woken = new Promise<void>((resolve) => (wakeUp = resolve));
       try {
         if (clock.monotonicMs() - sweptAtMs >= pollMs) {
           await giveUpLate(options);
           sweptAtMs = clock.monotonicMs();
+        }
+        if (clock.monotonicMs() - prunedAtMs >= PRUNE_EVERY_MS) {
+          prunedAtMs = clock.monotonicMs();
+          await prune(store);
         }
         for (const channel of await dueChannels(store, free())) {
           const room = Math.min(AT_ONCE_PER_CHANNEL - (busy.get(channel) ?? 0), AT_ONCE - inFlight.size);
@@ -309,15 +317,33 @@ function warnGivenUp({ warn }: WorkerOptions, row: NoticeRow, why: string): void
   warn(`notify: ${row.channel} was not told of ${row.event}${about}: ${why}`);
 }
 
+/** Forgets what was settled long ago. A grant that still waits for an answer is never that old. */
+async function prune(store: Store): Promise<void> {
+  await store
+    .deleteFrom("notices")
+    .where("id", "in", (eb) =>
+      eb
+        .selectFrom("notices")
+        .select("id")
+        .where(
+          sql<boolean>`coalesce(delivered_at, given_up_at) < clock_timestamp() - ${KEPT_MS} * interval '1 millisecond'`,
+        )
+        .limit(PRUNED_AT_ONCE),
+    )
+    .execute();
+}
+
 /** What lost its meaning before anybody took it. Of channels that this process does not know, too. */
 async function giveUpLate(options: WorkerOptions): Promise<void> {
+  const known = [...options.config.channels.keys()];
   const late = await options.store.transaction().execute(async (tx) => {
     const rows = await tx
       .selectFrom("notices")
       .selectAll()
       .where(waiting)
       .where(
-        sql<boolean>`coalesce(expires_at, created_at + ${FORGOTTEN_MS} * interval '1 millisecond') <= clock_timestamp()`,
+        sql<boolean>`(expires_at <= clock_timestamp() or expires_at is null and channel <> all(${known}::text[])
+          and created_at + ${FORGOTTEN_MS} * interval '1 millisecond' <= clock_timestamp())`,
       )
       .limit(100)
       .forUpdate()

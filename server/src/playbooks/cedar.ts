@@ -6,8 +6,9 @@ import { GRANT_VERBS, INSTALLATION_VERBS } from "./verbs.ts";
 /**
  * The only file that speaks to Cedar (https://docs.cedarpolicy.com). Policies are texts by id; a decision names ids.
  *
- * The WASM keeps parsed policy sets by name and for ever. Names here are digests of the content: a policy that is replaced
- * keeps deciding by its own text as long as somebody holds it, and the same content is parsed once.
+ * The WASM keeps parsed policy sets by name and for ever, in 4 GiB at most. So a name is lent to a content as long as
+ * somebody holds it: a policy that is replaced keeps deciding by its own text, the same content is parsed once, and what
+ * nobody holds any more makes room.
  */
 
 /** What is known at every use of a playbook. docs/playbook-cedar.md says what each one means. */
@@ -102,26 +103,67 @@ const COMMON = ["ask", "open", "consent"];
  * @throws GlassError `internal`, also from the function: the text was generated, so it is not a user's mistake.
  */
 export function prepare(policies: Policies): (slice: Slice) => Answer {
-  const parsed = new Map(COMMON.map((set) => [set, parse(policies, set)]));
-  return (slice) => {
+  const lent = new Map(COMMON.map((set) => [set, borrow(policies, set)]));
+  const ask = (slice: Slice): Answer => {
     const set = SET_OF.get(slice.action);
     if (set === undefined) return { allow: false, decidedBy: [], fault: `there is no action ${slice.action}` };
-    let name = parsed.get(set);
-    if (name === undefined) {
-      name = parse(policies, set);
-      parsed.set(set, name);
+    let loan = lent.get(set);
+    if (loan === undefined) {
+      loan = borrow(policies, set);
+      lent.set(set, loan);
     }
-    return evaluate(name, slice);
+    return evaluate(loan.name, slice);
   };
+  forgotten.register(ask, lent);
+  return ask;
 }
 
-function parse(policies: Policies, set: string): string {
+/** A parsed set. */
+interface Loan {
+  readonly digest: string;
+  /** In the WASM. */
+  readonly name: string;
+  holders: number;
+}
+
+const loans = new Map<string, Loan>();
+const free: string[] = [];
+let made = 0; // never lent twice at a time: a policy would decide by another's text
+const forgotten = new FinalizationRegistry<ReadonlyMap<string, Loan>>((lent) => {
+  for (const loan of lent.values()) giveBack(loan);
+});
+
+/** How many policy sets are parsed and held. */
+export function parsedSets(): number {
+  return loans.size;
+}
+
+function borrow(policies: Policies, set: string): Loan {
   const wanted = new Set([...SET_OF].flatMap(([action, itsSet]) => (itsSet === set ? [action] : [])));
   const concerned = Object.fromEntries(Object.entries(policies).filter(([, text]) => concerns(text, wanted)));
-  const name = sha256(JSON.stringify(concerned)).toString("hex").slice(0, 32);
+  const digest = sha256(JSON.stringify(concerned)).toString("hex");
+  const known = loans.get(digest);
+  if (known !== undefined) {
+    known.holders++;
+    return known;
+  }
+  const name = free.pop() ?? `set ${++made}`;
   const answer = wasm.preparsePolicySet(name, { staticPolicies: concerned });
-  if (answer.type === "failure") throw faulty(answer.errors);
-  return name;
+  if (answer.type === "failure") {
+    free.push(name);
+    throw faulty(answer.errors);
+  }
+  const loan = { digest, name, holders: 1 };
+  loans.set(digest, loan);
+  return loan;
+}
+
+function giveBack(loan: Loan): void {
+  loan.holders--;
+  if (loan.holders > 0) return;
+  loans.delete(loan.digest);
+  wasm.preparsePolicySet(loan.name, { staticPolicies: {} });
+  free.push(loan.name);
 }
 
 /** Whether a policy names any of these actions in its scope, or none at all. What cannot be told is kept. */

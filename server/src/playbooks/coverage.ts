@@ -1,5 +1,6 @@
 import { runTest, usualMoment } from "./check-tests.ts";
 import { createPolicy } from "./decide.ts";
+import { concerns } from "./denials.ts";
 import type { Denial, Person, Playbook, PlaybookTest, Policy, Selector } from "./policy.ts";
 import { crowdOf } from "./sides.ts";
 
@@ -48,7 +49,8 @@ export function measureCoverage(policy: Policy): readonly ClauseCoverage[] {
       const { clause, wanted } = mutant;
       found.push({ playbook: playbook.name, clause, wanted, covered: notices(mutant) });
     }
-    for (const denial of policy.denials.filter((known) => mayConcern(policy, known, playbook))) {
+    const target = { name: playbook.target, tags: policy.target(playbook.target)?.tags ?? [] };
+    for (const denial of policy.denials.filter((known) => concerns(known, target))) {
       const denials = policy.denials.filter((other) => other !== denial);
       const clause = `forbid.${denial.name}`;
       const covered = rules.get(clause) === true || notices({ clause, wanted: "", playbook, denials });
@@ -177,12 +179,6 @@ function limitMutants(playbook: Playbook): readonly Mutant[] {
     "a deny with a `sinceLast:` that is too short, and approvals for less than a quorum",
   );
   return mutants;
-}
-
-function mayConcern(policy: Policy, { targets, tags }: Denial, playbook: Playbook): boolean {
-  const of = policy.target(playbook.target)?.tags ?? [];
-  const anywhere = targets.length === 0 && tags.length === 0;
-  return anywhere || targets.includes(playbook.target) || of.some((tag) => tags.includes(tag));
 }
 
 /** People whom group and user alternatives mean; who is on call is not known here. */

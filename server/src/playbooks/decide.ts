@@ -1,7 +1,8 @@
 import { formatDuration } from "../core/duration.ts";
-import { unreachable } from "../core/errors.ts";
+import { GlassError, unreachable } from "../core/errors.ts";
 import { check, prepare } from "./cedar.ts";
 import { fixedPolicies, fromClauses, installationPolicies, NOBODY, playbookPolicies } from "./compile.ts";
+import { concerns } from "./denials.ts";
 import * as say from "./explain.ts";
 import type { Decision, Denial, Person, Playbook, PlaybookTest, Policy, Question, Rota, Target } from "./policy.ts";
 import { approversOf, crowdOf } from "./sides.ts";
@@ -14,7 +15,8 @@ type Consent = Extract<Question, { action: "approve" | "deny" }>;
 /**
  * Compiles checked content and answers questions about it. All lists are sorted by name. Pure once it has returned: the
  * same question has the same answer.
- * @throws GlassError `internal` for content that the loader would not have let through.
+ * @throws GlassError `config_invalid` for more of it than Cedar can hold; `internal` for content that the loader would not
+ *   have let through.
  */
 export function createPolicy(content: {
   readonly hash: string;
@@ -35,10 +37,15 @@ export function createPolicy(content: {
   const fixed = fixedPolicies();
   const forInstallation = installationPolicies();
 
+  let characters = 0;
   const drafts = playbooks.map((playbook) => {
     const tags = targets.get(playbook.target)?.tags ?? [];
-    const concerned = denials.filter((denial) => canConcern(denial, playbook.target, tags));
-    return { playbook, tags, denials: concerned, own: playbookPolicies(playbook, concerned, nameOf) };
+    // Of the others Cedar would find that they do not hold; their policies still say where they hold.
+    const concerned = denials.filter((denial) => concerns(denial, { name: playbook.target, tags }));
+    const own = playbookPolicies(playbook, concerned, nameOf);
+    for (const text of Object.values(own)) characters += text.length;
+    if (characters > MAX_CEDAR_CHARACTERS) throw new GlassError("config_invalid", TOO_MUCH, { next: FEWER });
+    return { playbook, tags, denials: concerned, own };
   });
   check([fixed, forInstallation, ...drafts.map(({ own }) => own)]);
   const askInstallation = prepare(forInstallation);
@@ -174,17 +181,14 @@ export function createPolicy(content: {
   };
 }
 
+/** Cedar keeps each about seventy times as large, in 4 GiB at most, beside the policy before; more would stop the process. */
+const MAX_CEDAR_CHARACTERS = 16 * 1024 * 1024;
+const TOO_MUCH = "the playbooks and the rules of forbid are too many together";
+const FEWER =
+  "Each rule counts once for every playbook that it concerns: join rules, or name fewer people and hours in them.";
+
 const INSTALLATION = { uid: { type: "Installation", id: "glasskey" }, attrs: {}, parents: [] };
 const NO_GROUPS: ReadonlySet<string> = new Set();
-
-/** Leaves out what Cedar would find not to hold either; its policy still says where it holds. */
-function canConcern({ targets, tags }: Denial, target: string, targetTags: readonly string[]): boolean {
-  return (
-    (targets.length === 0 && tags.length === 0) ||
-    targets.includes(target) ||
-    tags.some((tag) => targetTags.includes(tag))
-  );
-}
 
 function noPlaybook(name: string): Decision {
   const text = `there is no playbook ${say.shown(name)}`;

@@ -1,5 +1,6 @@
 import { isAlias, isMap, isScalar, isSeq, Lexer, parseDocument, type YAMLParseError } from "yaml";
 import type { PolicyProblem } from "./problem.ts";
+import { codePoint } from "./text.ts";
 
 /** Offsets into the source, UTF-16 units, end excluded. */
 export interface Place {
@@ -37,6 +38,20 @@ const MAX_PROBLEMS = 50; // of one file; nobody reads more before mending some
 const MAX_SHOWN = 1_000; // characters of a line on each side of a mistake; a terminal shows fewer
 const SECRET_LINE = /(?:secret|pass\w*|token|credentials?|\w*key|dsn|url)["']?\s*:\s*(?=[^\s$])/gi;
 
+const KEY_LINE = /^\s*(?:- )?["']?[\w.-]+["']?\s*:(?:\s|$)/;
+/** A suspicious key whose value is not, or not wholly, on its own line. */
+const OPEN_SECRET =
+  /(?:secret|pass\w{0,32}|token|credentials?|\w{0,32}key|dsn|url)["']?\s*:\s*(?:[|>].*|["'][^"']*|[[{][^\]}]*)?$/i;
+
+/** Whether a secret may go on in the line after this text, which is no YAML. */
+function goesOn(before: string): boolean {
+  const last = before
+    .slice(-4_096)
+    .split("\n")
+    .findLast((line) => KEY_LINE.test(line));
+  return last !== undefined && OPEN_SECRET.test(last.trimEnd());
+}
+
 /** Reads YAML text. Never throws for what is in it. The caller bounds its length, with which the time grows evenly. */
 export function readDocument(file: string, source: string): Document {
   const found: { place: Place; message: string; help: string | undefined }[] = [];
@@ -63,7 +78,9 @@ export function readDocument(file: string, source: string): Document {
         return {
           ...{ file, line: line + 1, column: place.start - from + 1, message },
           ...(help === undefined ? {} : { help }),
-          ...shown(source.slice(from, to).replace(/\r$/, ""), from, place, root === undefined ? undefined : masks),
+          ...(root === undefined && goesOn(source.slice(0, from))
+            ? {}
+            : shown(source.slice(from, to).replace(/\r$/, ""), from, place, root === undefined ? undefined : masks)),
         };
       });
       const last = { file, line: lineStarts.length, column: 1, message: `and ${unsaid} more problems in this file` };
@@ -107,14 +124,20 @@ function reportSyntax(source: string, errors: readonly YAMLParseError[], report:
     if (lines.has(from) || lines.size === MAX_SYNTAX_PROBLEMS) continue;
     lines.add(from);
     const tab = /^ *\t/.exec(source.slice(from, start + 1));
-    if (tab === null)
-      report({ start, end: Math.max(start + 1, pos[1]) }, ...syntaxMessage(code, message.startsWith("Flow ")));
-    else
+    if (tab === null) {
+      const end = source.indexOf("\n", start);
+      const twice = /:\s/.test(source.slice(start, end === -1 ? undefined : end + 1));
+      const kind = code === "BLOCK_AS_IMPLICIT_KEY" && !twice ? "TOO_DEEP" : code;
+      report({ start, end: Math.max(start + 1, pos[1]) }, ...syntaxMessage(kind, message.startsWith("Flow ")));
+    } else
       report({ start: from + tab[0].length - 1, end: from + tab[0].length }, ...syntaxMessage("TAB_AS_INDENT", false));
   }
 }
 
-/** What would cost too much, or mean something else, if the parser saw it: deep nesting, directives. */
+/** In a comment these show lines that are none, or words in another order than YAML reads them (trojansource.codes). */
+const DECEIVING = /[\p{Zl}\p{Zp}\u061C\u200E\u200F\u202A-\u202E\u2066-\u2069]|(?!\t)\p{Cc}/u;
+
+/** What would cost too much, or mean something else, if the parser saw it: deep nesting, directives; or if a person did. */
 function prescan(source: string): { at: number; message: string; help?: string } | undefined {
   let depth = 0;
   let inLine = 0;
@@ -128,6 +151,11 @@ function prescan(source: string): { at: number; message: string; help?: string }
     }
     if (!scalar) {
       if (token.startsWith("%")) return { at, message: "YAML directives are not allowed", help: "Remove the line." };
+      const unseen = token.startsWith("#") ? DECEIVING.exec(token.replace(/\r$/, "")) : null;
+      if (unseen !== null) {
+        const message = `this comment has ${codePoint(unseen[0])}, which is not seen`;
+        return { at: at + unseen.index, message, help: "Remove it: a reviewer may see another line than is there." };
+      }
       if (token === "[" || token === "{") depth++;
       else if (token === "]" || token === "}") depth--;
       else if (token === "-" || token === "?") inLine++;
@@ -237,6 +265,8 @@ function syntaxMessage(code: string, flow: boolean): [message: string, help?: st
       return ["a second document begins here", "One file holds one document: remove the --- or split the file."];
     case "BLOCK_AS_IMPLICIT_KEY":
       return ['there is a second ": " on this line', "Put quotes around the text that holds it."];
+    case "TOO_DEEP":
+      return ["what follows is indented deeper than this line allows", "Is this line indented like its neighbours?"];
     case "BAD_INDENT":
       return [flow ? "a bracket that was opened is not closed" : "this line is not indented like its neighbours"];
     case "MISSING_CHAR":

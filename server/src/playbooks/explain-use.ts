@@ -80,7 +80,11 @@ export function useClauses(now: UseCircumstances): readonly ClauseResult[] {
     add("time.cap", `at most ${formatDuration(time.capMs)} in all`);
   } else {
     if (!listing) add("time.max", `for at most ${formatDuration(time.maxMs)}`);
-    if (limit.concurrent !== undefined) add("limit.concurrent", `fewer than ${limit.concurrent} other grants now`);
+    if (limit.concurrent !== undefined)
+      add(
+        "limit.concurrent",
+        limit.concurrent === 1 ? "no other grant now" : `fewer than ${limit.concurrent} other grants now`,
+      );
   }
   quorumClauses(now, add);
   if (question.action === "open_unanswered") unansweredClauses(playbook, add);

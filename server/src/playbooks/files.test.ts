@@ -102,9 +102,8 @@ describe("files that would be silently no rule", () => {
       "playbooks/team/deep.yaml: files in folders below playbooks/ are not read",
       "policy.yaml: larger than 256 KiB",
     ]);
-    expect(messages(await loadPolicy({ folder: join(folder, "nowhere"), kinds }))).toEqual([
-      expect.stringMatching(/^\.: the folder cannot be read: ENOENT/),
-    ]);
+    const nowhere = join(folder, "nowhere");
+    expect(messages(await loadPolicy({ folder: nowhere, kinds }))).toEqual([`.: there is no folder ${nowhere}`]);
   });
 });
 

@@ -1,6 +1,8 @@
+import canonicalize from "canonicalize";
 import type { Dirent } from "node:fs";
 import { readFile, readdir, stat } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
+import { sha256 } from "../core/bytes.ts";
 import { describe } from "../core/errors.ts";
 import { readDocument } from "./document.ts";
 import { compare, nearest, type PolicyProblem } from "./problem.ts";
@@ -53,6 +55,15 @@ export async function readPolicyFiles(
   }
   if (total > MAX_TOTAL_BYTES) problems.push(problemOf(".", TOO_LARGE));
   return { files, problems };
+}
+
+/**
+ * What names a policy: SHA-256 (hex) over paths and contents, in the order of the paths. The same on every machine, for
+ * every source, offline and in the server, and for every later version of Glasskey.
+ */
+export function bundleHash(files: PolicyFiles): string {
+  const digests = [...files].map(([path, text]) => [path, sha256(text).toString("hex")] as const);
+  return sha256(canonicalize(Object.fromEntries(digests)) ?? "").toString("hex");
 }
 
 /** Files beside the YAML files that targets name: a bundle needs them too. */
@@ -143,8 +154,9 @@ async function list(folder: string, problems: PolicyProblem[]): Promise<readonly
       const entries = await readdir(join(folder, sub), { withFileTypes: true });
       return entries.filter(({ name }) => !name.startsWith("."));
     } catch (error) {
-      if (depth < 2)
-        problems.push(problemOf(sub === "" ? "." : sub, `the folder cannot be read: ${describe(error)}`, HELP));
+      const gone = sub === "" && error instanceof Error && "code" in error && error.code === "ENOENT";
+      const why = gone ? `there is no folder ${folder}` : `the folder cannot be read: ${describe(error)}`;
+      if (depth < 2) problems.push(problemOf(sub === "" ? "." : sub, why, HELP));
       return [];
     }
   };

@@ -145,6 +145,13 @@ time: { max: 5m }
 `);
   });
 
+  test("above an entry of a list stay above it, in either style", () => {
+    const source = "# Who there is.\n- name: ann\n  roles: [admin]\n# And she.\n- { roles: [admin], name: bea }\n";
+    const wanted = "# Who there is.\n- name: ann\n  roles: [admin]\n# And she.\n- { name: bea, roles: [admin] }\n";
+    expect(formatted(source, "people.yaml")).toBe(wanted);
+    expect(formatted(wanted.replace("# And she.\n- {", "- # And she.\n  {"), "people.yaml")).toBe(wanted);
+  });
+
   test("within brackets open them", () => {
     const source = `playbook: a\nwho: { group: [one, # first\n  two] }\n`;
     expect(formatted(source)).toBe("playbook: a\nwho:\n  group:\n    - one # first\n    - two\n");
@@ -245,14 +252,14 @@ const playbook = fc.record(
   { requiredKeys: ["playbook", "summary", "target", "scope", "who", "when", "approve", "time"] },
 );
 
-test("the hash of a policy is the same before and after, for any playbook in any order and layout", () => {
+test("the hash of a playbook is the same before and after, for any playbook in any order and layout", () => {
   const hashOf = (text: string): string => {
     const files = Object.entries({ ...SMALL, "playbooks/read.yaml": text }).flatMap(([path, content]) =>
       typeof content === "string" ? [[path, content] as const] : [],
     );
     const compiled = compilePolicy({ files: new Map(files), kinds: FAKE_KINDS });
     if (!compiled.ok) throw new Error(`${text}\n${formatProblems(compiled.problems)}`);
-    return compiled.policy.hash;
+    return compiled.policy.playbooks.map(({ hash }) => hash).join();
   };
   fc.assert(
     fc.property(

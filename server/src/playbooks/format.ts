@@ -218,15 +218,15 @@ function columnOf(source: string, at: number): number {
   return at - (source.lastIndexOf("\n", at - 1) + 1);
 }
 
-/** Sorts the keys. A comment above a key goes with it; one above the whole file stays there. */
-function arrange(node: unknown, order: Order, top: boolean): void {
+/** Sorts the keys. A comment above a key goes with it; one above the whole file, or above an entry of a list, stays there. */
+function arrange(node: unknown, order: Order, whole: boolean): void {
   if (isSeq(node)) {
-    for (const item of node.items) arrange(item, order, false);
+    for (const item of node.items) arrange(item, order, node.flow !== true);
     return;
   }
   if (!isMap(node)) return;
   const first = node.items[0]?.key;
-  if (!top && isScalar(first) && isRemark(node.commentBefore)) {
+  if (!whole && isScalar(first) && isRemark(node.commentBefore)) {
     first.commentBefore = joined("\n", node.commentBefore, first.commentBefore);
     node.commentBefore = null;
   }

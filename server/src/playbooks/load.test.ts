@@ -32,7 +32,7 @@ describe("a good folder", () => {
     expect(policy.person("bob")).toMatchObject({ enabled: true, roles: ["requester", "approver"] });
   });
 
-  test("gives the same hashes whatever the layout and comments, and others for other content", async () => {
+  test("gives a playbook the same hash whatever the layout and comments, and another for other content; the policy is named by its files", async () => {
     const one = await policyOf({});
     const same = await policyOf({
       "playbooks/read.yaml": `# why\n${READ.replace("summary: Look", "summary:   'Look'")}`,
@@ -41,11 +41,11 @@ describe("a good folder", () => {
     const wider = await policyOf({ "playbooks/read.yaml": READ.replace("30m", "31m") });
     const moved = await policyOf({ "targets/orders.yaml": String(SMALL["targets/orders.yaml"]).replace("db", "db2") });
     const told = await policyOf({ "targets/orders.yaml": `${SMALL["targets/orders.yaml"]}summary: Orders\n` });
-    expect([same.hash, same.playbooks[0]?.hash]).toEqual([one.hash, one.playbooks[0]?.hash]);
+    expect(same.playbooks[0]?.hash).toBe(one.playbooks[0]?.hash);
     expect(wider.playbooks[0]?.hash).not.toBe(one.playbooks[0]?.hash);
     expect(moved.playbooks[0]?.hash).not.toBe(one.playbooks[0]?.hash); // what is opened is part of what was agreed to
     expect(told.playbooks[0]?.hash).toBe(one.playbooks[0]?.hash);
-    expect(new Set([one, wider, moved, told].map(({ hash }) => hash)).size).toBe(4);
+    expect(new Set([one, same, wider, moved, told].map(({ hash }) => hash)).size).toBe(5);
   });
 
   test("has file references told from the policy folder, never read, and the CA read from beside the file", async () => {
@@ -277,6 +277,49 @@ tests:
     `);
   });
 
+  test("a secret on a line of its own is not shown where the file is no YAML", async () => {
+    const texts = [
+      'password:\n      "hunter2\n',
+      "password: |\n      hunter2\n   hunter2: x: y\n",
+      'tokens: { "key": [\n "hunter2"\n',
+    ];
+    for (const text of texts) {
+      const told = await complaint({
+        "targets/orders.yaml": `target: orders\nkind: fake\nconfig:\n  admin:\n    ${text}`,
+      });
+      expect(told).toMatch(/targets\/orders\.yaml:\d+:/);
+      expect(told).not.toContain("hunter2");
+    }
+  });
+
+  test("a comment cannot show a reviewer another line, or the words in another order, than is there", async () => {
+    for (const hidden of ["\r", "\u2028", "\u0085", "\v", "\u001B[1A", "\u202E", "\u2066"]) {
+      const text = READ.replace("need: 0", "need: 0 }").replace(
+        /need: 0 }.*/,
+        `need: 0 } # ${hidden}approve: { need: 1 }`,
+      );
+      expect(await complaint({ "playbooks/read.yaml": text })).toMatch(
+        /this comment has U\+[0-9A-F]{4}, which is not seen/,
+      );
+    }
+    const fair = `# tab\tand 日本語, über\r\n${READ}`;
+    expect((await policyOf({ "playbooks/read.yaml": fair })).playbooks).toHaveLength(1);
+  });
+
+  test("more rules and playbooks together than Cedar can hold are a mistake of the files, and no end of the process", async () => {
+    const hours = Array.from({ length: 16 }, (_, i) => `{ from: "${10 + (i % 10)}:01" }`).join(", ");
+    const rules = Array.from({ length: 200 }, (_, i) => `  - { rule: r${i}, why: Because, hours: [${hours}] }\n`);
+    const playbooks = Array.from({ length: 300 }, (_, i) => [
+      `playbooks/p${i}.yaml`,
+      READ.replace("playbook: read", `playbook: p${i}`),
+    ]);
+    const files = {
+      "policy.yaml": `${SMALL["policy.yaml"]}forbid:\n${rules.join("")}`,
+      ...Object.fromEntries(playbooks),
+    };
+    expect(await complaint(files)).toMatch(/policy.yaml:1:1: .*are too many together/);
+  });
+
   test("people: roles, look-alikes, unseen characters, repeated ids", async () => {
     const people = `- { name: аnn, roles: [requester], groups: [Payments] }
 - { name: "bo\\u200bb", roles: [approvr], aliases: [ann@shop.example] }
@@ -390,6 +433,14 @@ tests:
       10 problems in 7 files. Nothing was loaded.
       "
     `);
+  });
+
+  test("a key that slipped out of its block: the indentation, not a colon that is not there", async () => {
+    const slipped = READ.replace(/^approve:.*$/m, "approve:\n  need: 0\nwithin: 15m\n  from: { group: leads }");
+    expect(slipped).not.toBe(READ);
+    expect(await complaint({ "playbooks/read.yaml": slipped })).toContain(
+      "what follows is indented deeper than this line allows",
+    );
   });
 
   test("a target: what the kind says, at its place", async () => {

@@ -1,10 +1,11 @@
 import canonicalize from "canonicalize";
 import { sha256 } from "../core/bytes.ts";
+import { GlassError } from "../core/errors.ts";
 import type { JsonObject } from "../core/json.ts";
 import { checkDenial, checkRotas, checkSayings, checkTests, checkWhole, type Names } from "./crosscheck.ts";
 import { createPolicy } from "./decide.ts";
 import { type Document, type Place, readDocument } from "./document.ts";
-import { missing, type PolicyFiles, readPolicyFiles, sortFiles } from "./files.ts";
+import { bundleHash, missing, type PolicyFiles, readPolicyFiles, sortFiles } from "./files.ts";
 import { inherit, type WholePlaybook } from "./inherit.ts";
 import { readRotas, type RotaEntry } from "./oncall.ts";
 import { readPeople } from "./people.ts";
@@ -82,7 +83,13 @@ export function compilePolicy(options: {
 
   problems.push(...documents.flatMap((document) => document.problems()));
   if (problems.length > 0 || policyFile === undefined) return { ok: false, problems: sortProblems(problems) };
-  return { ok: true, policy: createPolicy(contentOf(names, policyFile, wholes)) };
+  try {
+    return { ok: true, policy: createPolicy({ hash: bundleHash(files), ...contentOf(names, policyFile, wholes) }) };
+  } catch (error) {
+    if (!(error instanceof GlassError) || error.code !== "config_invalid") throw error;
+    const help = error.next === undefined ? {} : { help: error.next };
+    return { ok: false, problems: [{ file: "policy.yaml", line: 1, column: 1, message: error.message, ...help }] };
+  }
 }
 
 /** Puts the playbooks together and reports what the files say wrongly about each other. */
@@ -124,7 +131,7 @@ function scopeOf(
   return undefined;
 }
 
-type Content = Parameters<typeof createPolicy>[0];
+type Content = Omit<Parameters<typeof createPolicy>[0], "hash">;
 
 /** Everything by its one name: aliases of people are replaced, lists are sorted. Called once all checks have passed. */
 function contentOf(names: Names, policyFile: PolicyFile, wholes: readonly WholePlaybook[]): Content {
@@ -142,29 +149,17 @@ function contentOf(names: Names, policyFile: PolicyFile, wholes: readonly WholeP
     playbooks.push({ ...playbook, hash });
     tests.set(playbook.name, testsOf(file, playbook, nameOf));
   }
-  const content = {
+  return {
     ...{ people: sorted(names.people), targets, playbooks: sorted(playbooks) },
     rotas: sorted([...names.rotas.values()].map((rota) => rotaOf(rota, nameOf))),
     denials: sorted(policyFile.denials.map((denial) => denialOf(denial, policyFile.zone, nameOf))),
+    ...{ reasons: policyFile.reasons, tests },
   };
-  const hash = hashOf({
-    ...content,
-    people: content.people.map(plainPerson),
-    reasons: Object.fromEntries(policyFile.reasons),
-    // Without the places in the files, which comments and layout change.
-    tests: Object.fromEntries([...tests].map(([name, all]) => [name, all.map((test) => ({ ...test, place: null }))])),
-  });
-  return { hash, ...content, reasons: policyFile.reasons, tests };
 }
 
 /** SHA-256 (hex) of the RFC 8785 form. */
 function hashOf(value: unknown): string {
   return sha256(canonicalize(value) ?? "").toString("hex");
-}
-
-/** A changed secret is a changed policy; only its digest is in the hash's input. */
-function plainPerson(person: Person): object {
-  return { ...person, secret: person.secret === undefined ? null : hashOf(person.secret.reveal()) };
 }
 
 type NameOf = (id: string) => string;

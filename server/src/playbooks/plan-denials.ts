@@ -1,6 +1,7 @@
+import { concerns } from "./denials.ts";
 import { isWithinTimes } from "./plan-hours.ts";
-import { type Census, isEmpty, type PeopleSet, union, type Version, without } from "./plan-people.ts";
-import type { Denial, Policy, Target } from "./policy.ts";
+import { both, type Census, isEmpty, type PeopleSet, union, type Version, without } from "./plan-people.ts";
+import type { Denial, Policy } from "./policy.ts";
 
 /** A denial that holds less than it did for a playbook, or more. */
 export interface DenialChange {
@@ -22,20 +23,22 @@ export function compareDenials(
 ): readonly DenialChange[] {
   const before = applying(census.old.policy, targets.old);
   const after = applying(census.next.policy, targets.next);
+  const { kept, made } = coversOf(census, before, after);
   const changes: DenialChange[] = [];
-  for (const denial of before) {
-    const { people, rotas } = uncovered(census.old, denial, census.next, after, users);
+  for (const cover of kept) {
+    const { people, rotas } = uncovered(cover, users);
     if (!isEmpty(people) || rotas.length > 0) {
       changes.push({
         effect: "widens",
-        denial,
+        denial: cover.denial,
         people,
         what: after.length === 0 ? "does not hold any more" : "holds less",
       });
     }
   }
-  for (const denial of after) {
-    const { people, rotas } = uncovered(census.next, denial, census.old, before, users);
+  for (const cover of made) {
+    const { denial } = cover;
+    const { people, rotas } = uncovered(cover, users);
     if (!isEmpty(people) || rotas.length > 0) changes.push({ effect: "narrows", denial, people, what: "holds more" });
     for (const { by, name } of denial.who) {
       if (by === "oncall") changes.push(...rotaChanges(census, denial, name, users));
@@ -44,23 +47,64 @@ export function compareDenials(
   return changes;
 }
 
+/** What another version refuses at all hours of a denial, whatever playbook it is about. */
+interface Cover {
+  readonly denial: Denial;
+  /** Whom the denial names; undefined: everybody. */
+  readonly named: PeopleSet | undefined;
+  /** Whom the other version refuses then; undefined: everybody. */
+  readonly refused: PeopleSet | undefined;
+  /** The denial's rotas that the other version does not refuse then. */
+  readonly rotas: readonly string[];
+}
+interface Covers {
+  readonly kept: readonly Cover[];
+  readonly made: readonly Cover[];
+}
+
+/** Most playbooks have the same denials, and comparing each with each once for every playbook took minutes. */
+const compared = new WeakMap<Census, Map<string, Covers>>();
+
+function coversOf(census: Census, before: readonly Denial[], after: readonly Denial[]): Covers {
+  const memo = compared.get(census) ?? new Map<string, Covers>();
+  compared.set(census, memo);
+  const key = [before, after].map((denials) => denials.map(({ name }) => name).join(" ")).join("/");
+  const known = memo.get(key);
+  if (known !== undefined) return known;
+  const covers = {
+    kept: before.map((denial) => coverOf(census.old, denial, census.next, after)),
+    made: after.map((denial) => coverOf(census.next, denial, census.old, before)),
+  };
+  memo.set(key, covers);
+  return covers;
+}
+
+function coverOf(mine: Version, denial: Denial, theirs: Version, others: readonly Denial[]): Cover {
+  const covering = others.filter((other) => isWithinTimes(denial, other));
+  const named = (version: Version, who: Denial["who"]): PeopleSet =>
+    version.among(who.filter(({ by }) => by !== "oncall"));
+  const own = denial.who.length === 0 ? undefined : named(mine, denial.who);
+  if (covering.some(({ who }) => who.length === 0)) return { denial, named: own, refused: undefined, rotas: [] };
+  const selectors = covering.flatMap(({ who }) => who);
+  const rotas = new Set(selectors.flatMap(({ by, name }) => (by === "oncall" ? [name] : [])));
+  return {
+    ...{ denial, named: own, refused: named(theirs, distinct(selectors)) },
+    rotas: denial.who.flatMap(({ by, name }) => (by === "oncall" && !rotas.has(name) ? [name] : [])),
+  };
+}
+
+function distinct(selectors: Denial["who"]): Denial["who"] {
+  return [...new Map(selectors.map((selector) => [`${selector.by} ${selector.name}`, selector])).values()];
+}
+
 /** Those of a denial's people and rotas that another version's denials do not refuse. */
 function uncovered(
-  mine: Version,
-  denial: Denial,
-  theirs: Version,
-  others: readonly Denial[],
+  { named, refused, rotas }: Cover,
   users: PeopleSet,
 ): { readonly people: PeopleSet; readonly rotas: readonly string[] } {
-  const covering = others.filter((other) => isWithinTimes(denial, other));
-  if (covering.some(({ who }) => who.length === 0)) return { people: union(users), rotas: [] };
-  const named = (version: Version, { who }: Denial): PeopleSet =>
-    who.length === 0 ? users : version.among(who.filter(({ by }) => by !== "oncall"));
-  const refused = union(users, ...covering.map((other) => named(theirs, other)));
-  const people = named(mine, denial).map((word, i) => word & (users[i] ?? 0) & ~(refused[i] ?? 0));
-  const rotas = new Set(covering.flatMap(({ who }) => who.filter(({ by }) => by === "oncall").map(({ name }) => name)));
-  const missing = denial.who.flatMap(({ by, name }) => (by === "oncall" && !rotas.has(name) ? [name] : []));
-  return { people, rotas: isEmpty(users) ? [] : missing };
+  if (refused === undefined) return { people: union(users), rotas: [] };
+  const people = without(named === undefined ? users : both(named, users), refused);
+  return { people, rotas: isEmpty(users) ? [] : rotas };
 }
 
 /** Whoever leaves a rota is let through by a denial that names it; an unknown rota counts as being on call. */
@@ -88,11 +132,6 @@ function rotaChanges(census: Census, denial: Denial, name: string, users: People
 }
 
 function applying({ denials, targets }: Policy, name: string): readonly Denial[] {
-  const target = targets.find((known) => known.name === name);
-  return denials.filter((denial) => appliesTo(denial, target, name));
-}
-
-function appliesTo(denial: Denial, target: Target | undefined, name: string): boolean {
-  if (denial.targets.length === 0 && denial.tags.length === 0) return true;
-  return denial.targets.includes(name) || denial.tags.some((tag) => target?.tags.includes(tag) === true);
+  const target = targets.find((known) => known.name === name) ?? { name, tags: [] };
+  return denials.filter((denial) => concerns(denial, target));
 }

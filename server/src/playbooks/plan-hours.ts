@@ -21,11 +21,9 @@ const DAYS = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
  * against each other when clocks change.
  */
 export function isWithinTimes(inner: Times, outer: Times): boolean {
-  const limits = minutesOf(outer.hours);
-  if (limits.every((minute) => minute === 1)) return true;
-  const minutes = minutesOf(inner.hours);
-  if (minutes.every((minute) => minute === 0)) return true;
-  return sameZone(inner, outer) && minutes.every((minute, i) => minute <= (limits[i] ?? 0));
+  const limits = weekOf(outer.hours);
+  if (limits.every((word) => word === ALL)) return true;
+  return sameZone(inner, outer) && weekOf(inner.hours).every((word, i) => (word & ~(limits[i] ?? 0)) === 0);
 }
 
 /** A moment of the sample week at which `wanted` holds and none of `unwanted` does; undefined where there is none. */
@@ -44,12 +42,15 @@ export function findMoment(wanted: readonly Times[], unwanted: readonly Times[] 
       }
     }
   }
-  const holdsAt = (times: Times, atMs: number): boolean => {
-    const local = Math.floor((atMs - SAMPLE_WEEK_MS) / MINUTE_MS) + offsetMinutes(times.zone);
-    return minutesOf(times.hours)[((local % WEEK) + WEEK) % WEEK] === 1;
+  const rules = (times: readonly Times[]) =>
+    times.map(({ hours, zone }) => ({ week: weekOf(hours), offset: offsetMinutes(zone) }));
+  const holdsAt = ({ week, offset }: ReturnType<typeof rules>[number], atMs: number): boolean => {
+    const local = Math.floor((atMs - SAMPLE_WEEK_MS) / MINUTE_MS) + offset;
+    return hasMinute(week, ((local % WEEK) + WEEK) % WEEK);
   };
+  const [must, mustNot] = [rules(wanted), rules(unwanted)];
   return [...edges].find(
-    (atMs) => wanted.every((times) => holdsAt(times, atMs)) && !unwanted.some((times) => holdsAt(times, atMs)),
+    (atMs) => must.every((rule) => holdsAt(rule, atMs)) && !mustNot.some((rule) => holdsAt(rule, atMs)),
   );
 }
 
@@ -84,24 +85,34 @@ function sameZone(a: Times, b: Times): boolean {
   return a.zone === b.zone;
 }
 
-const ALWAYS = new Uint8Array(WEEK).fill(1);
-const known = new WeakMap<readonly Hours[], Uint8Array>();
+/** A week from Monday 00:00, a bit for each minute in which a rule holds: thousands of pairs are compared. */
+type Week = Uint32Array;
 
-/** A week from Monday 00:00, 1 for each minute in which a rule holds. */
-function minutesOf(hours: readonly Hours[] | undefined): Uint8Array {
+const ALL = 0xffffffff;
+const ALWAYS: Week = new Uint32Array(WEEK / 32).fill(ALL);
+const known = new WeakMap<readonly Hours[], Week>();
+
+function weekOf(hours: readonly Hours[] | undefined): Week {
   if (hours === undefined) return ALWAYS;
   const before = known.get(hours);
   if (before !== undefined) return before;
-  const week = new Uint8Array(WEEK);
+  const week = new Uint32Array(WEEK / 32);
   for (const { days, fromMinute, toMinute } of hours) {
     const length = toMinute <= fromMinute ? toMinute + DAY - fromMinute : toMinute - fromMinute;
     for (const day of days) {
       const start = (day - 1) * DAY + fromMinute;
-      for (let i = 0; i < length; i++) week[(start + i) % WEEK] = 1;
+      for (let i = start; i < start + length; i++) {
+        const minute = i % WEEK;
+        week[minute >>> 5] = (week[minute >>> 5] ?? 0) | (1 << (minute & 31));
+      }
     }
   }
   known.set(hours, week);
   return week;
+}
+
+function hasMinute(week: Week, minute: number): boolean {
+  return ((week[minute >>> 5] ?? 0) & (1 << (minute & 31))) !== 0;
 }
 
 /** How far a zone is ahead of UTC in the sample week. */

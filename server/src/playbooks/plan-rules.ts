@@ -162,11 +162,13 @@ const compareLimits: Compare = ({ limit: old }, { limit: next }) => {
 
 const compareAftermath: Compare = (old, next) => {
   const [added, removed] = difference(old.notify, next.notify);
+  // The first channel that confirms a page makes openings without an answer possible, and glasskey.yaml says which does.
+  const heard = next.approve.unanswered === undefined ? "neutral" : "unproved";
   const drill = ({ drill: value }: Playbook): string =>
     value === undefined ? "none" : `every ${formatDuration(value.everyMs)} on ${value.on}`;
   return [
     ...(removed.length === 0 ? [] : [change("widens", "notify", `does not tell ${removed.join(", ")} any more`)]),
-    ...(added.length === 0 ? [] : [change("neutral", "notify", `also tells ${added.join(", ")}`)]),
+    ...(added.length === 0 ? [] : [change(heard, "notify", `also tells ${added.join(", ")}`)]),
     ...number("review.within", old.review.withinMs, next.review.withinMs, { wider: "more", text: formatDuration }),
     ...told("drill", drill(old) === drill(next) ? undefined : "neutral", drill(old), drill(next)),
   ];

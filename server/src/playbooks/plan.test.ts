@@ -1,7 +1,9 @@
 import { describe, expect, test } from "vitest";
 import { Secret } from "../core/secret.ts";
 import { createPolicy } from "./decide.ts";
+import { compareDenials } from "./plan-denials.ts";
 import { formatPlan } from "./plan-format.ts";
+import { takeCensus } from "./plan-people.ts";
 import { type Change, type Plan, planPolicies } from "./plan.ts";
 import type { Denial, Person, Playbook, Rota, Target } from "./policy.ts";
 
@@ -270,6 +272,15 @@ describe("rules", () => {
     ]);
   });
 
+  test("another channel needs eyes where it may make openings without an answer possible, and is neutral elsewhere", () => {
+    const notify = [...PLAYBOOK.notify, "pagerduty:duty-manager"];
+    expect(planOf(withPlaybook({ notify })).widened).toBe(false);
+    const unanswered = { afterMs: 5 * MINUTE, forMs: 15 * MINUTE };
+    const silent = withPlaybook({ approve: { ...PLAYBOOK.approve, unanswered } });
+    const loud = withPlaybook({ approve: { ...PLAYBOOK.approve, unanswered }, notify });
+    expect(told(planOf(loud, silent), "unproved")).toEqual(["notify: also tells pagerduty:duty-manager"]);
+  });
+
   test("texts and drills change nobody's access", () => {
     const drill = { everyMs: 30 * MINUTE, on: "orders" };
     const plan = planOf({ ...withPlaybook({ summary: "Other", drill }), reasons: new Map([["outage", "Up"]]) });
@@ -315,6 +326,26 @@ describe("denials", () => {
   test("a denial that is only renamed, or made wider, narrows or stays", () => {
     expect(planOf({ ...denied, denials: [{ ...DENIAL, name: "contractors-out" }] }, denied).widened).toBe(false);
     expect(planOf({ ...denied, denials: [{ ...DENIAL, who: [] }] }, denied).widened).toBe(false);
+  });
+
+  test("rules are compared with each other once, not once for every playbook", () => {
+    const hours = [{ days: [1, 2, 3, 4, 5, 6, 7], fromMinute: 60, toMinute: 1_380 }];
+    const version = () => {
+      const denials = Array.from({ length: 20 }, (_, i): Denial => ({ ...DENIAL, name: `rule-${i}`, hours }));
+      return createPolicy({ ...BASE, playbooks: [], denials: structuredClone(denials) });
+    };
+    const census = takeCensus(version(), version());
+    let looks = 0;
+    const among = (selectors: Parameters<typeof census.old.among>[0]) => {
+      looks++;
+      return census.old.among(selectors);
+    };
+    const counted = { ...census, old: { ...census.old, among } };
+    const compare = () => compareDenials(counted, { old: "orders", next: "orders" }, census.old.everybody);
+    expect(compare()).toEqual([]);
+    const once = looks;
+    expect([compare(), compare(), compare()]).toEqual([[], [], []]);
+    expect(looks).toBe(once); // two hundred rules and a few hundred playbooks took minutes
   });
 
   test("whoever leaves a rota that a denial names is let through", () => {

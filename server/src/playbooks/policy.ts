@@ -291,7 +291,7 @@ export type Rota =
 
 /** A whole policy folder, checked. Immutable; a changed folder is loaded as another policy. */
 export interface Policy {
-  /** SHA-256 (hex) of everything that was loaded. */
+  /** Names the policy: `bundleHash` of its files, offline as in the server. */
   readonly hash: string;
   readonly people: readonly Person[];
   readonly targets: readonly Target[];

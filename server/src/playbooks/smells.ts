@@ -1,5 +1,6 @@
 import { formatDuration } from "../core/duration.ts";
 import type { JsonValue } from "../core/json.ts";
+import { concerns } from "./denials.ts";
 import type { Finding, SmellCode } from "./lint.ts";
 import { isWithinTimes } from "./plan-hours.ts";
 import type { Denial, Person, Playbook, Policy, Selector } from "./policy.ts";
@@ -264,17 +265,6 @@ function deniedBy(context: Context, { who }: Denial): { has: (person: Person) =>
 function denialsOf({ denials, target }: Policy, playbook: Playbook): readonly Denial[] {
   const known = target(playbook.target);
   return denials.filter((denial) => known !== undefined && concerns(denial, known));
-}
-
-function concerns(
-  { targets, tags }: Denial,
-  target: { readonly name: string; readonly tags: readonly string[] },
-): boolean {
-  return (
-    (targets.length === 0 && tags.length === 0) ||
-    targets.includes(target.name) ||
-    target.tags.some((tag) => tags.includes(tag))
-  );
 }
 
 function requestersOf(context: Context, { who }: Playbook): Requesters {

@@ -87,6 +87,7 @@ function scriptOf(char: string): string | undefined {
   return undefined;
 }
 
-function codePoint(char: string): string {
+/** Such as `U+202E`. */
+export function codePoint(char: string): string {
   return `U+${(char.codePointAt(0) ?? 0).toString(16).toUpperCase().padStart(4, "0")}`;
 }

@@ -1,0 +1,38 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { apiUrl, readConfig } from "./config.ts";
+import { describe } from "./core/errors.ts";
+
+test("the API has an address that every program can read, also where the first of `hosts` is a bare IPv6 address", () => {
+  expect(apiUrl("glasskey.shop.example", 7443)).toBe("https://glasskey.shop.example:7443");
+  expect(apiUrl("10.0.0.7", 7443)).toBe("https://10.0.0.7:7443");
+  for (const address of ["::1", "fe80::1", "2001:db8::7"]) {
+    expect(new URL(apiUrl(address, 7443))).toMatchObject({ hostname: `[${address}]`, port: "7443" });
+  }
+});
+
+/** What is said of a glasskey.yaml with this text. */
+async function complaint(text: string): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), "glasskey-config-"));
+  const file = join(folder, "glasskey.yaml");
+  await writeFile(file, text);
+  try {
+    readConfig(file);
+    return "";
+  } catch (error) {
+    return describe(error);
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}
+
+test("a type that is wrong and a key that is missing are said in our words, and a channel's misspelt key has a suggestion", async () => {
+  expect(await complaint("tokens: { ttl: 5 }")).toContain("tokens.ttl must be text");
+  expect(await complaint("hosts: here")).toContain("hosts must be a list");
+  const slip = await complaint("notify: { slack:x: { webhok: a } }");
+  expect(slip).toContain("notify.slack:x.webhook is missing");
+  expect(slip).toContain('Did you mean "webhook"?');
+  expect(await complaint("evidence: { pagerduty:main: {} }")).toContain("token is missing");
+});
