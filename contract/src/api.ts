@@ -166,7 +166,9 @@ export const grantView = z.object({
   quorum: z.array(z.string()).describe("Why it needs more approvals than usual; empty where it does not"),
   sidesMissing: z.array(z.string()).describe("While it waits: sides that nobody has spoken for"),
   paged: z.boolean().describe("While it waits: whether a channel that wakes people confirmed the call"),
-  unansweredAt: time.nullable().describe("While it waits: when it may open without an answer"),
+  unansweredAt: time
+    .nullable()
+    .describe("While it waits: when it may open without an answer; at the earliest, while `paged` is false"),
   openedUnanswered: z.boolean(),
   extensionWanted: z.boolean(),
   approvals: z.array(approvalView),

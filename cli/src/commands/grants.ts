@@ -121,7 +121,7 @@ function circumstances(grant: GrantView): string[] {
     lines.push(
       grant.paged
         ? `If nobody answers, it opens by itself at ${clock(grant.unansweredAt)}.`
-        : `If nobody answers, it opens by itself at ${clock(grant.unansweredAt)}, once a page was delivered; none was yet.`,
+        : `If nobody answers, it opens by itself, at ${clock(grant.unansweredAt)} at the earliest: the wait begins when a page was delivered, and none was yet.`,
     );
   }
   return lines;

@@ -83,6 +83,17 @@ test("lesson 17: removing a person from the policy ends what they have open, and
   await ida.call("POST", "/v1/policy/reload");
 });
 
+test("a login does not pass to whoever has the name as an alias later", async () => {
+  const zoe = await system.as("zoe");
+  expect((await zoe.call<{ person: string }>("GET", "/v1/whoami")).person).toBe("zoe");
+  const people = PEOPLE.replace(/^- \{ name: zoe.*\n/m, "").replace("[ann@corp]", "[ann@corp, zoe]");
+  await system.writePolicy({ "people.yaml": people });
+  await ida.call("POST", "/v1/policy/reload", {});
+  expect(await zoe.refused("GET", "/v1/whoami")).toMatchObject({ status: 401 });
+  await system.writePolicy({ "people.yaml": PEOPLE });
+  await ida.call("POST", "/v1/policy/reload", {});
+});
+
 test("a policy that does not load is refused with every problem named, and the one in force stays", async () => {
   await system.writePolicy({ "playbooks/broken.yaml": playbook("broken", { aprove: "{ need: 0 }" }) });
   const answer = await ida.call<{ inForce: boolean; problems: string }>("POST", "/v1/policy/reload");

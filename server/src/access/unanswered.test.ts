@@ -89,6 +89,17 @@ test("too early, without a delivered page, or where the playbook does not opt in
   for (const id of [early, silent, patient]) await end(id);
 });
 
+test("the wait begins when somebody was called: a pager that comes back opens nothing that moment", async () => {
+  const id = await waited("siren", { paged: false });
+  await rig.delivered(id);
+  await openUnanswered(rig.access);
+  expect(await state(id)).toBe("pending");
+  await rig.age(id, AFTER_MS + 1_000);
+  await openUnanswered(rig.access);
+  await rig.until(id, "active");
+  await end(id);
+});
+
 test("it never opens after the deadline, after a no, or once it was withdrawn", async () => {
   const late = await waited("siren");
   await rig.store

@@ -10,8 +10,8 @@ import { approveAndOpen } from "./open.ts";
 import { decidersOf, tell } from "./tell.ts";
 
 /**
- * Opens what nobody answered, where the playbook says so (`approve.unanswered`): the wait is over, a channel that wakes
- * people confirmed that it delivered the call, nobody said no, and the policy in force allows it on what the sources tell
+ * Opens what nobody answered, where the playbook says so (`approve.unanswered`): a channel that wakes people confirmed that
+ * it delivered the call, the wait since then is over (who was not called yet cannot have been silent), nobody said no, and the policy in force allows it on what the sources tell
  * now. What they told at the request does not help here: without a human, unknown is no. Safe in any number of processes.
  */
 export async function openUnanswered(access: Access): Promise<void> {
@@ -38,7 +38,7 @@ async function due(access: Access): Promise<readonly string[]> {
     from unnest(${column("name")}::text[], ${column("hash")}::text[], ${column("afterMs")}::bigint[]) as opted(name, hash, after_ms)
     join grants on grants.playbook = opted.name and grants.playbook_hash = opted.hash
     where grants.state = 'pending' and ${GUARDS.unanswered}
-      and grants.created_at + opted.after_ms * interval '1 millisecond' <= clock_timestamp()`.execute(access.store);
+      and ${CALLED_AT} + opted.after_ms * interval '1 millisecond' <= clock_timestamp()`.execute(access.store);
   return rows.map(({ id }) => id);
 }
 
@@ -75,15 +75,15 @@ async function attempt(access: Access, id: string): Promise<void> {
 }
 
 async function decide(access: Access, db: Access["store"] | Tx, grant: GrantRow, facts: Facts) {
-  const paged = await pagedFor(db, grant.id);
+  const calledAt = await calledFor(db, grant.id);
   const no = await db
     .selectFrom("approvals")
     .select("person")
     .where("grant_id", "=", grant.id)
     .where("verdict", "=", "deny")
     .executeTakeFirst();
-  const waitedMs = Math.max(0, facts.atMs - grant.created_at.getTime());
-  const decision = ask(access, grant, facts, { waitedMs, paged, denied: no !== undefined });
+  const waitedMs = calledAt === undefined ? 0 : Math.max(0, facts.atMs - calledAt.getTime());
+  const decision = ask(access, grant, facts, { waitedMs, paged: calledAt !== undefined, denied: no !== undefined });
   return { allow: decision.allow, decision };
 }
 
@@ -106,15 +106,11 @@ export function mayOpenUnanswered(access: Access, grant: GrantRow, facts: Facts)
   return waitedMs !== undefined && ask(access, grant, facts, { waitedMs, paged: true, denied: false }).allow;
 }
 
-/** Whether a channel that wakes people confirmed that it delivered the call for this grant. */
-export async function pagedFor(db: Access["store"] | Tx, grant: string): Promise<boolean> {
-  const row = await db
-    .selectFrom("notices")
-    .select("id")
-    .where("grant_id", "=", grant)
-    .where("event", "=", "approval_wanted")
-    .where("page", "=", true)
-    .where("delivered_at", "is not", null)
-    .executeTakeFirst();
-  return row !== undefined;
+/** When a channel that wakes people first confirmed that it delivered the call for this grant; undefined: not yet. */
+export async function calledFor(db: Access["store"] | Tx, grant: string): Promise<Date | undefined> {
+  const row = await db.selectFrom("grants").select(CALLED_AT.as("at")).where("id", "=", grant).executeTakeFirst();
+  return row?.at ?? undefined;
 }
+
+const CALLED_AT = sql<Date | null>`(select min(notices.delivered_at) from notices where notices.grant_id = grants.id
+  and notices.event = 'approval_wanted' and notices.page)`;

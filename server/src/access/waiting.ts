@@ -3,7 +3,7 @@ import { factsFor, observedAtRequest } from "./facts.ts";
 import type { GrantRow } from "./lifecycle.ts";
 import { decideOpening } from "./open.ts";
 import { decidersOf } from "./tell.ts";
-import { mayOpenUnanswered, pagedFor } from "./unanswered.ts";
+import { calledFor, mayOpenUnanswered } from "./unanswered.ts";
 
 /** What a grant waits for at this moment, for people who look. Nothing is decided by it. */
 export interface Waiting {
@@ -16,7 +16,10 @@ export interface Waiting {
   readonly mayDecide: readonly string[];
   /** Whether a page channel confirmed that it delivered the call. */
   readonly paged: boolean;
-  /** When it may open without an answer; undefined where it will not: no such playbook, a quorum, an unknown fact, an extension. */
+  /**
+   * When it may open without an answer; before anybody was called, when it could at the earliest. Undefined where it will
+   * not: no such playbook, a quorum, an unknown fact, an extension, a wait that ends after the time to decide.
+   */
   readonly unansweredAt: Date | undefined;
 }
 
@@ -42,17 +45,17 @@ async function pending(access: Access, grant: GrantRow): Promise<Waiting> {
   const decision = await decideOpening(access, store, grant, facts);
   const said = await saidBy(access, grant.id, 0);
   const afterMs = access.policy().playbook(grant.playbook)?.approve.unanswered?.afterMs;
+  const calledAt = await calledFor(store, grant.id);
+  const unansweredAt = new Date((calledAt?.getTime() ?? facts.atMs) + (afterMs ?? 0));
+  const never = afterMs === undefined || unansweredAt >= grant.decide_by || !mayOpenUnanswered(access, grant, facts);
   return {
     ...{ need: decision.need, missing: Math.max(decision.missing, 0), quorum: decision.quorum },
     sidesMissing: decision.clauses.flatMap(({ clause, held, text }) =>
       /^approve\.from\.\d+$/.test(clause) && !held ? [text.replace(/^agreed: /, "")] : [],
     ),
     mayDecide: decidersOf(access, grant).filter((name) => !said.includes(name)),
-    paged: await pagedFor(store, grant.id),
-    unansweredAt:
-      afterMs === undefined || !mayOpenUnanswered(access, grant, facts)
-        ? undefined
-        : new Date(grant.created_at.getTime() + afterMs),
+    paged: calledAt !== undefined,
+    unansweredAt: never ? undefined : unansweredAt,
   };
 }
 

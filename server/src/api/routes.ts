@@ -27,7 +27,9 @@ export async function personOf(
 ): Promise<{ person: string; expiresAt: Date; token: string }> {
   const token = /^Bearer (\S{1,128})$/.exec(request.headers.authorization ?? "")?.[1];
   const found = token === undefined ? undefined : await api.personOfToken(token);
-  if (token === undefined || found === undefined) {
+  // The name that logged in, not whoever has it as an alias by now.
+  const same = found !== undefined && api.access.policy().person(found.person)?.name === found.person;
+  if (token === undefined || found === undefined || !same) {
     throw new GlassError("unauthenticated", token === undefined ? "you are not logged in" : "your login is over", {
       next: "Run: glass login NAME",
     });

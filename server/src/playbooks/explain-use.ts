@@ -188,7 +188,7 @@ function newUseWhy(why: Collector, { playbook, failing, quorum }: UseCircumstanc
       question.waitedMs < unanswered.afterMs
         ? `${name} opens without an answer after ${after}; ${formatDuration(question.waitedMs)} have passed.`
         : `The ${within} in which ${name} can be opened are over.`,
-      `Allowed from ${after} to ${within} after the request.`,
+      `Allowed from ${after} after the first page was delivered, until ${within} after the request.`,
     );
   }
   if (failing.includes("approve.unanswered.for")) {

@@ -88,7 +88,10 @@ const hours: JsonObject = { anyOf: [oneTime, { type: "array", items: oneTime, mi
 const within = ["How long after the request a yes or a no counts; 15 minutes where left out", duration] as const;
 const unanswered = object(
   {
-    after: ["How long nobody must have answered; before the end of `within`", duration],
+    after: [
+      "How long nobody must have answered since the first page was delivered; before the end of `within`",
+      duration,
+    ],
     then: ["Only `open`", { const: "open" }],
     for: ["How long it is then open, at most `time.max`", duration],
   },

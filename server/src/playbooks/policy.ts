@@ -72,7 +72,7 @@ export interface Playbook {
     readonly from: readonly Side[];
     /** From the request to the last moment at which a yes counts, in milliseconds. */
     readonly withinMs: number;
-    /** Opens without an answer `afterMs` after the request, for `forMs` at most; never after a no, and loudly. */
+    /** Opens without an answer `afterMs` after the first page was delivered, for `forMs` at most; never after a no, and loudly. */
     readonly unanswered?: { readonly afterMs: number; readonly forMs: number };
   };
   readonly time: {
@@ -192,7 +192,7 @@ export type Question =
       readonly reason: string;
       readonly durationMs: number;
       readonly facts: Facts;
-      /** Since the request, by the store's clock. */
+      /** Since a page channel first confirmed that it delivered the call, by the store's clock; 0 before that. */
       readonly waitedMs: number;
       /** Whether a page channel confirmed that it delivered the call. */
       readonly paged: boolean;

@@ -180,6 +180,11 @@ export async function startTestAccess(cluster: SharedCluster, files: Files): Pro
     async age(id, byMs) {
       const earlier = (column: string) => sql<Date>`${sql.ref(column)} - ${byMs} * interval '1 millisecond'`;
       await store
+        .updateTable("notices")
+        .set({ delivered_at: earlier("delivered_at") })
+        .where("grant_id", "=", id)
+        .execute();
+      await store
         .updateTable("grants")
         .set({ created_at: earlier("created_at"), closed_at: earlier("closed_at") })
         .where("id", "=", id)
