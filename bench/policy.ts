@@ -58,7 +58,8 @@ export async function run({ signal, progress }: BenchContext): Promise<Result[]>
   const listMs = performance.now() - begin;
   if (rows.length !== PLAYBOOKS) throw new Error("the list is not complete");
   return [
-    result("load: compile, check types, parse", "s", Math.min(...loadMs) / 1_000, { goal: { atMost: 3 } }),
+    result("load: compile, check types, parse", "s", (loadMs[0] ?? 0) / 1_000, { goal: { atMost: 3 } }),
+    result("load once more, nothing changed", "s", Math.min(...loadMs.slice(1)) / 1_000),
     result("decisions, one after the other", "1/s", perSecond(tookMs.length, total), {
       peer: { name: "plain evaluator, whole world per question", value: perSecond(some.length, peerMs) },
       goal: { atLeast: 5_000 },
