@@ -1,38 +1,18 @@
-import { spawn } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { GrantView, ReviewAnswer } from "@glasskey/contract";
 import { afterAll, beforeAll, expect, inject, test } from "vitest";
+import { runGlass, type Run } from "../testing/run.ts";
 import { playbook, startTestSystem, type TestSystem } from "../../server/testing/system.ts";
 
-const glass = join(import.meta.dirname, "../bin/glass.mjs");
 const LEADS = "{ group: leads }";
 
 let system: TestSystem;
 let homes: string;
 
-interface Run {
-  code: number | null;
-  stdout: string;
-  stderr: string;
-}
-
-/** `glass …` as that person, without a terminal. */
-function run(person: string, args: readonly string[], input = ""): Promise<Run> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [glass, ...args], {
-      env: { ...process.env, GLASSKEY_HOME: join(homes, person) },
-    });
-    let [stdout, stderr] = ["", ""];
-    child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
-    child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
-    child.once("error", reject);
-    child.once("close", (code) => resolve({ code, stdout, stderr }));
-    child.stdin.on("error", () => {});
-    child.stdin.end(input);
-  });
-}
+const run = (person: string, args: readonly string[], input?: string): Promise<Run> =>
+  runGlass(homes, person, args, input);
 
 beforeAll(async () => {
   homes = await mkdtemp(join(tmpdir(), "glasskey-review-"));

@@ -5,7 +5,7 @@ import { pseudonymOf } from "../identity/pseudonyms.ts";
 import type { Tx } from "../store/database.ts";
 import type { Access, Observed } from "./access.ts";
 import { applyExtension } from "./extend.ts";
-import { factsFor, lockPlaybook, observe, observedAtRequest, stillHolding } from "./facts.ts";
+import { aboutGrant, factsFor, lockPlaybook, observe, observedAtRequest, stillHolding } from "./facts.ts";
 import { move, type GrantRow } from "./lifecycle.ts";
 import { approveAndOpen, decideOpening } from "./open.ts";
 import { denied } from "./request.ts";
@@ -34,20 +34,11 @@ export async function vote(
   verdict: "approve" | "deny",
   shownRound?: number,
 ): Promise<{ decided: boolean }> {
-  const about = await access.store
-    .selectFrom("grants")
-    .select(["requester", "playbook", "incident"])
-    .where("id", "=", grantId)
-    .executeTakeFirst();
-  if (about === undefined) throw new GlassError("not_found", `there is no grant ${grantId.slice(0, 40)}`);
+  const about = await aboutGrant(access, grantId);
   const observed =
     verdict === "deny"
       ? undefined // a no needs no facts, and waits for no source
-      : await observe(access, {
-          person: about.requester,
-          playbook: about.playbook,
-          incident: about.incident ?? undefined,
-        });
+      : await observe(access, about);
   const name = access.policy().person(person)?.name ?? person;
   const actor = await pseudonymOf(access.store, name);
   const outcome = await access.store.transaction().execute(async (tx): Promise<Outcome> => {

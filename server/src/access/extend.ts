@@ -5,7 +5,7 @@ import { GlassError } from "../core/errors.ts";
 import { pseudonymOf } from "../identity/pseudonyms.ts";
 import type { Tx } from "../store/database.ts";
 import type { Access, Observed } from "./access.ts";
-import { factsFor, lockPlaybook, observe } from "./facts.ts";
+import { aboutGrant, factsFor, lockPlaybook, observe } from "./facts.ts";
 import type { GrantRow } from "./lifecycle.ts";
 import { pinned } from "./pins.ts";
 import { denied } from "./request.ts";
@@ -18,14 +18,9 @@ import { decidersOf, tell } from "./tell.ts";
  * @returns whether the end has moved. @throws GlassError `policy_denied` or `conflict`.
  */
 export async function extendGrant(access: Access, person: string, grantId: string): Promise<{ extended: boolean }> {
-  const about = await access.store
-    .selectFrom("grants")
-    .select(["requester", "playbook", "incident"])
-    .where("id", "=", grantId)
-    .executeTakeFirst();
-  if (about === undefined) throw new GlassError("not_found", `there is no grant ${grantId.slice(0, 40)}`);
-  const { requester, playbook, incident } = about;
-  const observed = await observe(access, { person: requester, playbook, incident: incident ?? undefined });
+  const about = await aboutGrant(access, grantId);
+  const { person: requester, playbook } = about;
+  const observed = await observe(access, about);
   const actor = await pseudonymOf(access.store, person);
   const after = await access.store.transaction().execute(async (tx) => {
     const grant = await tx

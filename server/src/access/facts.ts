@@ -1,4 +1,5 @@
 import { sql } from "kysely";
+import { GlassError } from "../core/errors.ts";
 import type { JsonValue } from "../core/json.ts";
 import { NO_USAGE } from "../playbooks/facts.ts";
 import type { Facts, Playbook, Policy, Usage } from "../playbooks/policy.ts";
@@ -20,6 +21,20 @@ export function observe(
   const playbook = policy.playbook(about.playbook);
   const rotas = playbook === undefined ? [] : rotasOf(policy, [playbook]);
   return access.evidence.observe({ policy, person: about.person, rotas, incident: about.incident });
+}
+
+/** Whom and what the sources are asked about for a grant. @throws GlassError `not_found`. */
+export async function aboutGrant(
+  access: Access,
+  grant: string,
+): Promise<{ person: string; playbook: string; incident: string | undefined }> {
+  const row = await access.store
+    .selectFrom("grants")
+    .select(["requester", "playbook", "incident"])
+    .where("id", "=", grant)
+    .executeTakeFirst();
+  if (row === undefined) throw new GlassError("not_found", `there is no grant ${grant.slice(0, 40)}`);
+  return { person: row.requester, playbook: row.playbook, incident: row.incident ?? undefined };
 }
 
 /** The rotas that decisions about these playbooks look at: of `who`, and of the denials that no playbook overrides. */
