@@ -2,7 +2,7 @@ import { defineConfig } from "vitest/config";
 
 export default defineConfig({
   test: {
-    include: ["{contract,verify,server,cli,tools,bench,fuzz}/**/*.test.ts"],
+    include: ["{contract,verify,witness,server,cli,tools,bench,fuzz,soak}/**/*.test.ts"],
     globalSetup: ["server/testing/global.ts"],
     pool: "forks",
     testTimeout: 60_000,

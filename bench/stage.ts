@@ -18,7 +18,7 @@ export interface Stage {
   /** To the target itself: as that login over TLS, and as superuser without, which is all that its pg_hba.conf lets in. */
   readonly direct: { tls: Way; plain: Way };
   /** Starts `glass serve`, as an operator would. */
-  glasskey(name: string, recording: "durable" | "written"): Promise<Glasskey>;
+  glasskey(name: string, recording: "durable" | "written", options?: { unrecorded?: boolean }): Promise<Glasskey>;
   [Symbol.asyncDispose](): Promise<void>;
 }
 
@@ -74,8 +74,8 @@ export async function startStage({ folder, signal, pgbench = false }: StageOptio
     const running = stack.move();
     return {
       ...{ target, login, direct },
-      async glasskey(name, recording) {
-        const started = await startGlasskey({ dir: join(folder, name), target, recording, signal });
+      async glasskey(name, recording, { unrecorded = false } = {}) {
+        const started = await startGlasskey({ dir: join(folder, name), target, recording, unrecorded, signal });
         running.defer(started.stop);
         return started.glasskey;
       },
@@ -91,6 +91,8 @@ interface Start {
   dir: string;
   target: DemoTarget;
   recording: "durable" | "written";
+  /** Lets everything pass without a record of it, for comparison: see unrecorded.ts. */
+  unrecorded: boolean;
   signal: AbortSignal;
 }
 
@@ -98,6 +100,7 @@ async function startGlasskey({
   dir,
   target,
   recording,
+  unrecorded,
   signal,
 }: Start): Promise<{ glasskey: Glasskey; stop: () => Promise<void> }> {
   const secrets = { ann: newPersonSecret(), sam: newPersonSecret() };
@@ -130,8 +133,10 @@ recording: ${recording}
 plaintext_loopback: true
 `,
   });
+  const preloaded = unrecorded ? { NODE_OPTIONS: `--import=${new URL("./unrecorded.ts", import.meta.url).href}` } : {};
   const child = spawn(process.execPath, [GLASS, "serve", "--config", join(dir, "glasskey.yaml")], {
     stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, ...preloaded },
     detached: true, // Ctrl-C reaches the benchmark, which stops it in its turn
   });
   const stop = (): Promise<void> => stopChild(child);

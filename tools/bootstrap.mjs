@@ -14,6 +14,7 @@ const COMMANDS = {
   test: [join(root, "tools/test.ts")],
   bench: [join(root, "bench/run.ts")],
   fuzz: [join(root, "fuzz/run.ts")],
+  soak: [join(root, "soak/run.ts")],
   lint: [join(root, "tools/lint.ts")],
   format: [inModules("oxfmt/bin/oxfmt")],
   typecheck: [inModules("typescript/bin/tsc"), "-p", root],

@@ -20,6 +20,15 @@ export const FOR_TESTS: readonly DebianPackage[] = [
     without: "the test against a real Alertmanager",
     service: "prometheus-alertmanager",
   },
+  { name: "rsyslog", without: "the tests against a real rsyslog", service: "rsyslog" },
+  { name: "rsyslog-gnutls", without: "the tests of syslog over TLS against a real rsyslog" },
+  { name: "prometheus", without: "the tests with promtool and a real Prometheus", service: "prometheus" },
+  // What Debian 13's python3-moto needs of Debian 12 (tools/trixie.ts fetches that one).
+  { name: "python3-flask", without: "the tests against an S3 that enforces Object Lock" },
+  { name: "python3-flask-cors", without: "the tests against an S3 that enforces Object Lock" },
+  { name: "python3-boto3", without: "the tests against an S3 that enforces Object Lock" },
+  { name: "python3-responses", without: "the tests against an S3 that enforces Object Lock" },
+  { name: "python3-antlr4", without: "the tests against an S3 that enforces Object Lock" },
   { name: "chromium", without: "the tests of pages in a browser" },
 ];
 

@@ -1,5 +1,5 @@
 // `npm run demo`: the main job from one end to the other, on real PostgreSQL servers, with the real command line.
-import { spawn } from "node:child_process";
+import { spawn, type ChildProcess } from "node:child_process";
 import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -29,6 +29,8 @@ function readArguments(): { once: boolean; dir?: string | undefined } {
 
 const home = (person: string): string => join(dir, "home", person);
 const glass = join(root, "cli/bin/glass.mjs");
+const witnessDir = join(dir, "witness");
+const witnessPolicy = join(dir, "witnesses.policy");
 const colour = process.stdout.isTTY && process.env["NO_COLOR"] === undefined;
 const dim = (text: string): string => (colour ? `\u001B[2m${text}\u001B[22m` : text);
 const bold = (text: string): string => (colour ? `\u001B[1m${text}\u001B[22m` : text);
@@ -178,7 +180,54 @@ time: { max: 30m, idle: 10m }
   }
 }
 
-async function demo(parts: { target?: DemoTarget; server?: RunningServer }): Promise<void> {
+interface Parts {
+  target?: DemoTarget;
+  server?: RunningServer;
+  witness?: Witness;
+}
+
+interface Witness {
+  readonly child: ChildProcess;
+  readonly vkey: string;
+  readonly url: string;
+}
+
+const WITNESS_START_MS = 30_000;
+
+/** `glass witness` in a process of its own, as another team would run it elsewhere. */
+async function startWitness(): Promise<Witness> {
+  const args = [glass, "witness", witnessDir, "--listen", "127.0.0.1:0", "--name", "demo.example/witness"];
+  const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"], detached: true });
+  const said = Promise.withResolvers<Witness>();
+  let text = "";
+  const listen = (chunk: Buffer): void => {
+    text += chunk.toString();
+    const [vkey, url] = [/key: (\S+)/.exec(text)?.[1], /Listening on (\S+)/.exec(text)?.[1]];
+    if (vkey !== undefined && url !== undefined) said.resolve({ child, vkey, url });
+  };
+  child.stdout.on("data", listen);
+  child.stderr.on("data", listen);
+  child.once("error", said.reject);
+  child.once("exit", () => said.reject(new StepFailed(`glass witness ended:\n${text}`)));
+  const late = setTimeout(() => said.reject(new StepFailed(`glass witness is not ready:\n${text}`)), WITNESS_START_MS);
+  try {
+    return await said.promise;
+  } catch (error) {
+    await stopChild(child);
+    throw error;
+  } finally {
+    clearTimeout(late);
+  }
+}
+
+async function stopChild(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return;
+  const gone = new Promise((resolve) => child.once("exit", resolve));
+  child.kill("SIGTERM");
+  await gone;
+}
+
+async function demo(parts: Parts): Promise<void> {
   console.log(
     `${bold("Glasskey")}: break the glass on a production database, and prove afterwards that nothing is left.\n`,
   );
@@ -191,6 +240,12 @@ async function demo(parts: { target?: DemoTarget; server?: RunningServer }): Pro
     sam: { roles: "security_officer", groups: "", secret: newPersonSecret() },
     ida: { roles: "auditor, admin", groups: "", secret: newPersonSecret() },
   };
+  const witness = await step(
+    "a witness starts: another program, which will remember how far the log went",
+    async () => {
+      return (parts.witness = await startWitness());
+    },
+  );
   const server = await step("Glasskey starts, on an embedded PostgreSQL of its own", async () => {
     await writePolicy(target, people);
     await writeFile(
@@ -202,12 +257,20 @@ async function demo(parts: { target?: DemoTarget; server?: RunningServer }): Pro
     );
     await writeFile(
       join(dir, "glasskey.yaml"),
-      `listen: { api: "127.0.0.1:${await freePort(7443)}", postgres: "127.0.0.1:${await freePort(7432)}" }\n`,
+      `listen: { api: "127.0.0.1:${await freePort(7443)}", postgres: "127.0.0.1:${await freePort(7432)}" }
+log:
+  witnesses:
+    need: 1
+    of:
+      - { key: ${witness.vkey}, url: ${witness.url} }
+`,
     );
     return (parts.server = await startServer(readConfig(join(dir, "glasskey.yaml")), (line) =>
       console.error(`  ${dim(line)}`),
     ));
   });
+  await must("ida", ["witness", "add-log", witnessDir, server.vkey]);
+  await writeFile(witnessPolicy, `log ${server.vkey}\nwitness demo ${witness.vkey}\nquorum demo\n`);
   show(
     `${target.rows.toLocaleString("en")} rows in orders-prod; ann is on call, bob leads, sam is security officer, ida audits`,
   );
@@ -302,7 +365,7 @@ async function demo(parts: { target?: DemoTarget; server?: RunningServer }): Pro
     show(replays.find((text) => text.includes("UPDATE 212")) ?? "");
   });
   await step(
-    "the whole log and every recording verify offline, with code that knows nothing of the server",
+    "the whole log and every recording verify offline, with code that knows nothing of the server, and the witness agrees",
     async () => {
       const seen = await verifyLog(server);
       show(seen.stdout);
@@ -326,11 +389,12 @@ async function roleOf(target: DemoTarget): Promise<readonly string[]> {
   }
 }
 
-/** The log is exported every two seconds; what the demo did must be in the folder. */
+/** The log is exported every two seconds; what the demo did must be in the folder, and the witness must have seen it. */
 async function verifyLog(server: RunningServer): Promise<Finished> {
   const { size } = JSON.parse(await must("ida", ["log", "--from", "0", "--json"])) as { size: number };
   for (let i = 0; ; i += 1) {
-    const seen = await run("ida", ["verify", server.logDir, "--key", server.vkey]);
+    const witnessed = ["--witnesses", witnessPolicy, "--max-unwitnessed", "0"];
+    const seen = await run("ida", ["verify", server.logDir, "--key", server.vkey, ...witnessed]);
     const entries = Number(/(\d+) entr/.exec(seen.stdout)?.[1] ?? 0);
     if (seen.code === 0 && entries >= size) return seen;
     check(i < 40, "the log should verify", seen.stdout + seen.stderr);
@@ -355,7 +419,8 @@ As bob, ida or sam, with their own homes beside ann's:
   GLASSKEY_HOME=${quote(home("bob"))} node ${command} approve GRANT
   GLASSKEY_HOME=${quote(home("ida"))} node ${command} log --follow
   GLASSKEY_HOME=${quote(home("sam"))} node ${command} kill GRANT
-  node ${command} verify ${quote(server.logDir)} --key ${quote(server.vkey)}
+  GLASSKEY_HOME=${quote(home("ida"))} node ${command} log status
+  node ${command} verify ${quote(server.logDir)} --key ${quote(server.vkey)} --witnesses ${quote(witnessPolicy)}
 
 Ctrl-C stops everything.`;
 }
@@ -375,7 +440,7 @@ async function main(): Promise<number> {
     );
     return 1;
   }
-  const parts: { target?: DemoTarget; server?: RunningServer } = {};
+  const parts: Parts = {};
   let farewell: string | undefined;
   try {
     await clean();
@@ -397,6 +462,7 @@ async function main(): Promise<number> {
   } finally {
     await parts.server?.stop();
     await parts.target?.stop();
+    if (parts.witness !== undefined) await stopChild(parts.witness.child);
     lock.release();
     if (farewell !== undefined) console.log(farewell);
   }

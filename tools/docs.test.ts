@@ -30,7 +30,7 @@ describe("the documents", () => {
 
   test("name only tests that exist", async () => {
     let tests = "";
-    for await (const path of glob("{contract,verify,server,cli,tools,bench,fuzz}/**/*.ts", {
+    for await (const path of glob("{contract,verify,witness,server,cli,tools,bench,fuzz,soak}/**/*.ts", {
       cwd: root,
       exclude: (name) => name === "node_modules",
     })) {

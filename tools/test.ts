@@ -1,11 +1,14 @@
 // `npm test [-- FILTER…] [--no-apt]`: Debian's programs where they can be had, then every test.
 import { join } from "node:path";
 import { ensureDebianPackages, FOR_TESTS } from "./debian.ts";
+import { ensureMoto } from "./trixie.ts";
 
 const root = join(import.meta.dirname, "..");
 const args = process.argv.slice(2);
 if (args.includes("--no-apt")) process.env["GLASSKEY_NO_APT"] = "1";
-await ensureDebianPackages(FOR_TESTS, (line) => process.stderr.write(`${line}\n`));
+const say = (line: string): void => void process.stderr.write(`${line}\n`);
+await ensureDebianPackages(FOR_TESTS, say);
+await ensureMoto(say);
 
 const vitest = [
   ...[join(root, "node_modules/vitest/vitest.mjs"), "run"],

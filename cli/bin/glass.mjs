@@ -15,7 +15,8 @@ function find(name) {
 
 const SERVER = ["serve", "init", "secret"];
 
-function load(verb) {
+function load(verb, second) {
+  if (verb === "archive" && second === "restore") return import("@glasskey/server/archive-commands");
   if (SERVER.includes(verb)) return import("@glasskey/server/commands");
   return verb === "playbook" ? import("@glasskey/server/playbook-commands") : import("../src/main.ts");
 }
@@ -26,9 +27,10 @@ if (major > 24 || (major === 24 && minor >= 11)) {
   enableCompileCache?.();
   // The verbs that are the server itself, and those that read policy files; everything else is a client of its API.
   const [first, second = "", ...rest] = process.argv.slice(2);
-  const asked = first === "help" && [...SERVER, "playbook"].includes(second);
+  const offline = [...SERVER, "playbook"].includes(second) || (second === "archive" && rest[0] === "restore");
+  const asked = first === "help" && offline;
   const argv = asked ? [second, ...rest, "--help"] : process.argv.slice(2);
-  const { main } = await load(argv[0] ?? "");
+  const { main } = await load(argv[0] ?? "", argv[1]);
   process.exitCode = await main(argv);
 } else {
   const packages = ["node", "node-bin"].map((name) => `${name}-${process.platform}-${process.arch}/package.json`);

@@ -1,6 +1,6 @@
 import { request as httpsRequest } from "node:https";
 import type { IncomingMessage } from "node:http";
-import type { ErrorBody } from "@glasskey/contract";
+import type { END_TRAILER, ErrorBody } from "@glasskey/contract";
 import { isErrorCode } from "@glasskey/contract/errors";
 import { CliError } from "./errors.ts";
 import type { Login } from "./home.ts";
@@ -8,6 +8,7 @@ import type { Login } from "./home.ts";
 export type Server = Pick<Login, "server" | "ca"> & { token?: string };
 
 const ANSWER_MS = 150_000; // the server waits up to two minutes for a proof
+const END: typeof END_TRAILER = "glass-end"; // the contract itself is slow to load
 const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
 
 /** One API call. @throws CliError with the server's own code and words, or `server_unreachable`. */
@@ -17,17 +18,52 @@ export async function call<T>(server: Server, method: "GET" | "POST", path: stri
   return JSON.parse(text) as T;
 }
 
-/** An answer of JSON lines, one value at a time. */
-export async function* callLines<T>(server: Server, path: string): AsyncGenerator<T> {
-  const response = await send(server, "GET", path);
-  response.setEncoding("utf8");
+/**
+ * An answer of JSON lines, one value at a time.
+ * @param quietMs how long nothing may come, where the server sends something all the time. Otherwise the answer must end as
+ *   the server says that it does: a part is never taken for the whole.
+ */
+export async function* callLines<T>(
+  server: Server,
+  path: string,
+  options: { signal?: AbortSignal; quietMs?: number } = {},
+): AsyncGenerator<T> {
+  const decoder = new TextDecoder();
   let rest = "";
-  for await (const chunk of response as AsyncIterable<string>) {
-    const lines = (rest + chunk).split("\n");
+  for await (const chunk of callBytes(server, path, options)) {
+    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
     rest = lines.pop() ?? "";
     for (const line of lines) if (line !== "") yield JSON.parse(line) as T;
   }
-  if (rest !== "") throw new CliError("server_unreachable", "the answer broke off", { next: "Run it again." });
+  if (rest !== "") throw brokeOff();
+}
+
+/** An answer's bytes as they come; see {@link callLines}. @throws CliError as the server says when it fails on the way. */
+export async function* callBytes(
+  server: Server,
+  path: string,
+  { signal, quietMs }: { signal?: AbortSignal; quietMs?: number } = {},
+): AsyncGenerator<Buffer> {
+  const response = await send(server, "GET", path);
+  response.setTimeout(quietMs ?? 0, () => response.destroy(new Error("nothing came for a while"))); // whoever replays may pause
+  const leave = (): void => void response.destroy();
+  signal?.addEventListener("abort", leave, { once: true });
+  try {
+    for await (const chunk of response as AsyncIterable<Buffer>) yield chunk;
+  } catch (cause) {
+    if (signal?.aborted === true) return;
+    throw brokeOff(cause);
+  } finally {
+    signal?.removeEventListener("abort", leave);
+  }
+  if (signal?.aborted === true || quietMs !== undefined) return;
+  const end = response.trailers[END];
+  if (end === undefined) throw brokeOff();
+  if (end !== "ok") throw refusal(`{"error":${Buffer.from(end, "base64url").toString("utf8")}}`, 200);
+}
+
+function brokeOff(cause?: unknown): CliError {
+  return new CliError("server_unreachable", "the answer broke off", { next: "Run it again.", cause });
 }
 
 async function send(server: Server, method: string, path: string, body?: unknown): Promise<IncomingMessage> {

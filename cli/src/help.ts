@@ -5,6 +5,7 @@ const SERVER: readonly (readonly [string, string])[] = [
   ["init DIR", "Make a folder to start from: glasskey.yaml, policy, people"],
   ["serve [--config FILE]", "Control plane and gateway in one process"],
   ["playbook lint|test|plan|explain|fmt", "Policy files, checked and explained offline"],
+  ["archive restore --to DIR", "A log folder from the archive alone, without server and store"],
   ["secret", "A new secret for a person, and its line for people.yaml"],
 ];
 

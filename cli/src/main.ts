@@ -66,7 +66,7 @@ function unknownVerb(verb: string): CliError {
 }
 
 function find(argv: readonly string[]): { command: Command; args: readonly string[] } | undefined {
-  for (const words of [2, 1]) {
+  for (const words of [3, 2, 1]) {
     const command = COMMANDS.find((candidate) => candidate.name === argv.slice(0, words).join(" "));
     if (command !== undefined) return { command, args: argv.slice(words) };
   }
@@ -84,7 +84,7 @@ function parse(
     if (positionals.length < least || positionals.length > most) {
       throw usage(
         positionals.length < least
-          ? `${command.usage.split(" ").slice(0, 2).join(" ")} needs more`
+          ? `glass ${command.name} needs more`
           : `"${plain(positionals[most] ?? "")}" is too much`,
         `Usage: ${command.usage}`,
       );

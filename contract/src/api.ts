@@ -280,27 +280,12 @@ export const reportView = z.object({
 });
 export type ReportView = z.infer<typeof reportView>;
 
-// -------------------------------------------------------------------------------------------------- recordings and log
+// -------------------------------------------------------------------------------------------------- recordings
 
 export const recordView = z
   .object({ seq: z.number().int(), at: time, kind: z.string() })
   .catchall(z.unknown())
   .describe("One record of a session's recording; raw bytes are base64 in `bytes`");
-
-export const logEntryView = z.object({
-  index: z.number().int(),
-  leafHash: z.string().describe("hex"),
-  entry: z.record(z.string(), z.unknown()),
-  people: z.record(z.string(), z.string()).describe("Names of the pseudonymous ids in it, where still known"),
-});
-export type LogEntryView = z.infer<typeof logEntryView>;
-export const logPage = z.object({ size: z.number().int(), entries: z.array(logEntryView) });
-export const logProof = z.object({
-  proof: z.string().describe("C2SP tlog-proof"),
-  entry: z.string().describe("The entry's bytes, canonical JSON: what the leaf hash is of"),
-});
-export type LogProof = z.infer<typeof logProof>;
-export type LogPage = z.infer<typeof logPage>;
 
 // -------------------------------------------------------------------------------------------------- targets
 
@@ -322,13 +307,5 @@ export const alarmList = z.object({
   alarms: z.array(z.object({ alarm: z.string(), text: z.string(), raisedAt: time })),
 });
 export type AlarmList = z.infer<typeof alarmList>;
-
-export const health = z.object({
-  ok: z.boolean(),
-  version: z.string(),
-  install: z.string(),
-  gateway: z.boolean(),
-  store: z.boolean(),
-});
 
 export const params = { grant: z.object({ grant: grantId }), session: z.object({ session: sessionId }) };

@@ -19,6 +19,7 @@ export const ERRORS = {
   recording_unavailable: { status: 503, exit: 1, means: "The recording cannot be written, so nothing is opened." },
   store_unavailable: { status: 503, exit: 1, means: "The store does not answer." },
   out_of_scope: { status: 403, exit: 3, means: "The statement is outside the grant's scope." },
+  erased: { status: 410, exit: 1, means: "The recording was erased; the log still proves that it was there." },
   integrity: { status: 500, exit: 1, means: "The log, a checkpoint or a recording does not verify." },
   server_unreachable: { status: 503, exit: 1, means: "The command line could not reach the Glasskey server." },
   internal: { status: 500, exit: 1, means: "A defect in Glasskey; the server's output has the details." },

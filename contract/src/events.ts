@@ -47,6 +47,14 @@ export const EVENTS = {
   "session.killed": "A person or a rule cut a connection.",
   "recording.sealed":
     "A chunk of a session's recording is final; `data` has `chunk` (its number from 0), `sha256` (hex) and `bytes` of the encrypted file.",
+  "recording.read":
+    "A person read a recording; `data` has how: replay, export, chunk, watch or search, and for a search how many sessions were looked through.",
+  "recording.held": "A recording may not be erased from now on, whatever its age; `data` has the hold.",
+  "recording.released": "A hold on a recording is lifted; `data` has the hold.",
+  "recording.erased":
+    "The key of a recording is destroyed: its chunks stay and still match the log, and nobody reads them again. `data` says by which rule.",
+  "recording.journal_lost":
+    "An operator declared a journal lost: what was in it and not sealed is gone. `data` has how many sessions it ended.",
   "login.succeeded": "A person logged in to Glasskey.",
   "login.failed": "A login was refused.",
   "policy.loaded":
@@ -60,6 +68,7 @@ export const EVENTS = {
   "server.started": "A Glasskey process began to work on this store.",
   "server.stopped": "A Glasskey process ended in good order.",
   "log.key_added": "A further key may sign checkpoints from now on; `data` has its verifier key.",
+  "log.key_retired": "A key signs no more checkpoints from here on; `data` has its verifier key.",
 } as const satisfies Record<string, string>;
 
 export type EventType = keyof typeof EVENTS;

@@ -1,19 +1,25 @@
 import { join } from "node:path";
+import { createInterface } from "node:readline/promises";
 import { parseArgs } from "node:util";
 import { ERRORS } from "@glasskey/contract/errors";
-import { readConfig } from "./config.ts";
+import { readConfig, type ServerConfig } from "./config.ts";
 import { describe, GlassError } from "./core/errors.ts";
 import { hashSecret, newPersonSecret } from "./identity/secrets.ts";
 import { initFolder } from "./init.ts";
-import { startServer, VERSION } from "./main.ts";
+import { abandonLostJournal, startServer, VERSION } from "./main.ts";
 
 const HELP: Readonly<Record<string, string>> = {
   serve: `Control plane and gateway in one process, until SIGTERM or Ctrl-C.
 
   glass serve [--config glasskey.yaml] [--data DIR]
+  glass serve --abandon-journal NODE [--yes]
 
   --config FILE  settings; docs/operations.md explains each key
   --data DIR     keys, store and recordings; wins over \`data:\` in the file
+  --abandon-journal NODE
+                 start nothing: declare that process's journal lost for good, and
+                 end the recordings that were not sealed. The log will say so.
+                 --yes does not ask. docs/retention.md tells when
 
 Under a supervisor, SIGHUP reads the policy folder again.`,
   init: `Make a folder to start from: glasskey.yaml, a target to fill in, two playbooks with tests, one person.
@@ -65,8 +71,15 @@ function options<T extends NonNullable<Parameters<typeof parseArgs>[0]>>(
 async function serve(args: readonly string[]): Promise<number> {
   const { values } = options("serve", {
     args: [...args],
-    options: { config: { type: "string", default: "glasskey.yaml" }, data: { type: "string" } },
+    options: {
+      ...{ config: { type: "string", default: "glasskey.yaml" }, data: { type: "string" } },
+      ...{ "abandon-journal": { type: "string" }, yes: { type: "boolean", default: false } },
+    },
   });
+  if (values["abandon-journal"] !== undefined)
+    return abandon(readConfig(values.config, values.data), values["abandon-journal"], values.yes);
+  if (values.yes)
+    throw new GlassError("usage", "--yes goes with --abandon-journal", { next: "See: glass serve --help" });
   const config = readConfig(values.config, values.data);
   // A terminal that was closed takes no text; that must not keep anything from being stopped in good order.
   for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
@@ -87,13 +100,36 @@ async function serve(args: readonly string[]): Promise<number> {
   console.log(`  API      ${server.url}`);
   for (const [kind, { host, port }] of server.endpoints) console.log(`  gateway  ${host}:${port} (${kind})`);
   console.log(`  CA       ${server.caFile}`);
-  console.log(`  log      ${server.logDir}, key ${server.vkey}`);
+  console.log(`  log      ${server.logDir}, key ${server.vkey.replaceAll("\n", " and ")}`);
   console.log(`Next: glass login NAME --server ${server.url} --ca ${quoted(server.caFile)}`);
   const end = await Promise.race([signal.promise, server.failed]);
   if (end instanceof Error) console.error(`glass: cannot go on: ${end.message}`);
   else console.log("Stopping: sessions are told, recordings sealed.");
   await server.stop();
   return end instanceof Error ? 1 : 0;
+}
+
+/** Gives up a journal that is lost for good, once the operator has typed whose. */
+async function abandon(config: ServerConfig, node: string, yes: boolean): Promise<number> {
+  if (!/^nd_[0-9a-hjkmnp-tv-z]{8}$/.test(node)) {
+    throw new GlassError("usage", "which process's journal? Its id looks like nd_7kq2m9x4", {
+      next: "It stands in the file `node` of that process's data folder.",
+    });
+  }
+  if (!yes) {
+    if (!process.stdin.isTTY)
+      throw new GlassError("usage", "nobody is there to confirm", { next: "Add --yes to give it up for ever." });
+    console.error("What was in that journal and not sealed is lost then, and the log will say so for ever.");
+    const reader = createInterface({ input: process.stdin, output: process.stderr });
+    const typed = await reader.question(`Type ${node} to give up its journal: `).finally(() => reader.close());
+    if (typed.trim() !== node) throw new GlassError("usage", "that is not its id; nothing was changed");
+  }
+  const { sessions, kept } = await abandonLostJournal(config, node);
+  console.log(`The journal of ${node} is given up. Recordings that end with what was sealed: ${sessions.length}`);
+  for (const session of sessions) console.log(`  ${session}`);
+  for (const folder of kept) console.log(`What was in its folder is kept, for whoever looks into it: ${folder}`);
+  console.log("Next: glass serve");
+  return 0;
 }
 
 async function init(args: readonly string[]): Promise<number> {

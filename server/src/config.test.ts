@@ -28,6 +28,21 @@ async function complaint(text: string): Promise<string> {
   }
 }
 
+test("a secret that is written out is refused and shown to nobody, also behind a misspelt key", async () => {
+  for (const text of [
+    'database: { host: localhost, user: gk, password: "hunter2-literal" }',
+    "database:\n  host: localhost\n  user: gk\n  password: hunter2-literal\n",
+    "archive: { s3: { bucket: worm, endpoint: https://s3.example, region: x, accessKey: hunter2-literal, secretKey: hunter2-literal }, retain: 400d }",
+    "sinks: { siem: { kind: splunk_hec, url: https://siem.example, token: hunter2-literal } }",
+    "root_key: hunter2-literal",
+    "database: { host: localhost, user: gk, pasword: hunter2-literal }",
+  ]) {
+    const said = await complaint(text);
+    expect(said).not.toBe("");
+    expect(said).not.toContain("hunter2");
+  }
+});
+
 test("a type that is wrong and a key that is missing are said in our words, and a channel's misspelt key has a suggestion", async () => {
   expect(await complaint("tokens: { ttl: 5 }")).toContain("tokens.ttl must be text");
   expect(await complaint("hosts: here")).toContain("hosts must be a list");

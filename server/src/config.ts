@@ -3,14 +3,27 @@ import { isIPv6 } from "node:net";
 import { dirname, isAbsolute, join, resolve } from "node:path";
 import { z } from "zod";
 import { locateSource, POLICY_GIT_KEYS, policySchema, type GitSource } from "./bundles/config.ts";
-import { parseDuration } from "./core/duration.ts";
+import {
+  archiveKeysAt,
+  archiveSchema,
+  chunkStoreSchema,
+  mirrorSchema,
+  placeArchive,
+  placeAt,
+  type ArchiveConfig,
+  type PlaceConfig,
+} from "./archive/config.ts";
+import { locateWitnesses, witnessesSchema, witnessKeys, type WitnessesConfig } from "./audit/witness-config.ts";
+import { LONGEST_KEEP_MS, parseDuration } from "./core/duration.ts";
 import { describe, GlassError } from "./core/errors.ts";
 import { Secret } from "./core/secret.ts";
 import { evidenceConfig, evidenceKeys, placeEvidence, type SourceConfig } from "./evidence/config.ts";
 import { locateChannels, notifyKeys, notifySchema, type NotifyConfig } from "./notify/config.ts";
 import { readDocument } from "./playbooks/document.ts";
+import { placeS3, type S3Config } from "./objects/config.ts";
 import { formatProblems, suggest } from "./playbooks/problem.ts";
 import { locate, startOf, toJson } from "./playbooks/shape.ts";
+import { placeSinks, SINK_KEYS, sinksSchema, type SinkConfig } from "./sinks/config.ts";
 import type { SecretResolver } from "./targets/target.ts";
 
 /** Where people reach the API. @param host a name or an address, as it stands in `hosts`. */
@@ -26,6 +39,8 @@ export interface ServerConfig {
   policyGit?: GitSource | undefined;
   dataDir: string;
   api: Listen;
+  /** Where Prometheus and probes are answered, over plain HTTP; undefined: nowhere. */
+  metrics?: Listen | undefined;
   /** Listeners of the gateway, by target kind. */
   gateway: Readonly<Record<string, Listen>>;
   /** Names and addresses that people reach this server by; they go into its certificate. */
@@ -33,6 +48,7 @@ export interface ServerConfig {
   /** Files of a certificate of your own; undefined: Glasskey's own CA, made at first start. */
   tls: { cert: string; key: string; ca: string } | undefined;
   recording: "durable" | "written";
+  recordings: RecordingsConfig;
   database: ExternalDatabase | undefined;
   /** Where the root key is read from; undefined: `root.key` in the data folder, made at first start. */
   rootKey: string | undefined;
@@ -43,8 +59,27 @@ export interface ServerConfig {
   evidence: readonly SourceConfig[];
   /** Where people are told of things. */
   notify: NotifyConfig;
+  /** Where the log goes on to. */
+  sinks: readonly SinkConfig[];
   /** The log's origin (C2SP tlog-checkpoint); undefined: made from the installation's id. */
   origin: string | undefined;
+  /** Where log and recordings are copied to, for good; undefined: nowhere. */
+  archive?: ArchiveConfig | undefined;
+  /** Where a copy of the log is kept up to date for auditors; undefined: nowhere. */
+  mirror?: PlaceConfig | undefined;
+  /** Who cosigns the log's checkpoints; undefined: nobody. */
+  witnesses?: WitnessesConfig | undefined;
+}
+
+export interface RecordingsConfig {
+  /** Where sealed chunks are kept; undefined: in the data folder. */
+  store?: S3Config | undefined;
+  /** A second folder for the journal, on another disk; undefined: one is all there is. */
+  mirror: string | undefined;
+  /** How long a complete recording is kept before its key is destroyed; undefined: for ever. */
+  keepMs: number | undefined;
+  /** Sizes of the journal; glasskey.yaml has no key for them. */
+  limits?: { fileBytes?: number; maxUnsealedBytes?: number };
 }
 
 export interface Listen {
@@ -59,6 +94,8 @@ export interface ExternalDatabase {
   password: string;
   database: string;
   ca: string | undefined;
+  /** Whoever owns the tables and changes them with a new version; undefined: `user` does. */
+  owner?: { user: string; password: string } | undefined;
 }
 
 const listen = z.string().transform((text, context): Listen => {
@@ -74,14 +111,19 @@ const listen = z.string().transform((text, context): Listen => {
   return { host: match[1].replaceAll(/[[\]]/g, ""), port };
 });
 
-const duration = z.string().transform((text, context): number => {
-  try {
-    return parseDuration(text);
-  } catch (error) {
-    context.addIssue({ code: "custom", message: describe(error) });
-    return z.NEVER;
-  }
-});
+const durationUpTo = (maxMs?: number) =>
+  z.string().transform((text, context): number => {
+    try {
+      return parseDuration(text, maxMs);
+    } catch (error) {
+      context.addIssue({ code: "custom", message: describe(error) });
+      return z.NEVER;
+    }
+  });
+const duration = durationUpTo();
+
+/** How every message begins that refuses a secret which is written out. */
+const LITERAL_SECRET = "a literal secret is refused";
 
 const reference = z
   .string()
@@ -94,7 +136,11 @@ const schema = z.strictObject({
   policy: policySchema.prefault("policy"),
   data: z.string().default("data"),
   listen: z
-    .strictObject({ api: listen.prefault("127.0.0.1:7443"), postgres: listen.prefault("127.0.0.1:7432") })
+    .strictObject({
+      api: listen.prefault("127.0.0.1:7443"),
+      postgres: listen.prefault("127.0.0.1:7432"),
+      metrics: listen.optional(),
+    })
     .prefault({}),
   hosts: z
     .array(z.string().regex(/^[A-Za-z0-9.:-]{1,253}$/, "is not a host name or an address"))
@@ -102,6 +148,13 @@ const schema = z.strictObject({
     .default(["localhost", "127.0.0.1"]),
   tls: z.strictObject({ cert: z.string(), key: z.string(), ca: z.string() }).optional(),
   recording: z.enum(["durable", "written"]).default("durable"),
+  recordings: z
+    .strictObject({
+      store: chunkStoreSchema.optional(),
+      mirror: z.string().optional(),
+      keep: durationUpTo(LONGEST_KEEP_MS).optional(),
+    })
+    .prefault({}),
   database: z
     .strictObject({
       host: z.string(),
@@ -110,6 +163,10 @@ const schema = z.strictObject({
       password: reference,
       database: z.string().default("glasskey"),
       ca: z.string().optional(),
+      owner: z.strictObject({ user: z.string(), password: reference }).optional(),
+    })
+    .refine((db) => db.owner?.user !== db.user, {
+      message: "`owner` is also `user`: whoever works on the store must not own the log's tables",
     })
     .refine((db) => db.ca !== undefined || /^(localhost|127\.\d+\.\d+\.\d+|::1)$/.test(db.host), {
       message: "`ca` is missing: a store on another machine is reached over verified TLS only",
@@ -120,12 +177,16 @@ const schema = z.strictObject({
   plaintext_loopback: z.boolean().default(false),
   evidence: evidenceConfig.prefault({}),
   notify: notifySchema.prefault({}),
+  sinks: sinksSchema.prefault({}),
+  archive: archiveSchema.optional(),
   log: z
     .strictObject({
       origin: z
         .string()
         .regex(/^[A-Za-z0-9./_-]{3,200}$/, "is not a log origin such as example.com/glasskey")
         .optional(),
+      witnesses: witnessesSchema.optional(),
+      mirror: mirrorSchema.optional(),
     })
     .prefault({}),
 });
@@ -155,13 +216,14 @@ export function readConfig(file: string, dataDir?: string): ServerConfig {
       if (issue.code === "unrecognized_keys") {
         for (const key of issue.keys) {
           const node = locateKey(root, path, key);
+          document.mask(locate(root, [...path, key])); // a slip of "password" has a password behind it
           document.report(node, `there is no key "${key}" here`, suggest(key, knownKeys(path)));
         }
-      } else
-        document.report(
-          path.length === 0 ? startOf(root) : locate(root, path),
-          `${path.join(".")} ${inWords(issue.message)}`.trim(),
-        );
+      } else {
+        const place = path.length === 0 ? startOf(root) : locate(root, path);
+        if (issue.message.startsWith(LITERAL_SECRET)) document.mask(place); // it is one: nobody else shall read it
+        document.report(place, `${path.join(".")} ${inWords(issue.message)}`.trim());
+      }
     }
   }
   const problems = document.problems();
@@ -178,6 +240,7 @@ export function readConfig(file: string, dataDir?: string): ServerConfig {
     policyGit: policy.kind === "git" ? policy : undefined,
     dataDir: dataDir === undefined ? absolute(value.data) : resolve(dataDir),
     api: value.listen.api,
+    metrics: value.listen.metrics,
     gateway: { postgres: value.listen.postgres },
     hosts: value.hosts,
     tls:
@@ -185,6 +248,15 @@ export function readConfig(file: string, dataDir?: string): ServerConfig {
         ? undefined
         : { cert: absolute(value.tls.cert), key: absolute(value.tls.key), ca: absolute(value.tls.ca) },
     recording: value.recording,
+    archive: value.archive === undefined ? undefined : placeArchive(value.archive, { path: absolute, reference }),
+    mirror: value.log.mirror === undefined ? undefined : placeAt(value.log.mirror, { path: absolute, reference }),
+    recordings: {
+      ...(value.recordings.store === undefined
+        ? {}
+        : { store: placeS3(value.recordings.store, { path: absolute, reference }) }),
+      mirror: value.recordings.mirror === undefined ? undefined : absolute(value.recordings.mirror),
+      keepMs: value.recordings.keep,
+    },
     database:
       value.database === undefined
         ? undefined
@@ -192,13 +264,19 @@ export function readConfig(file: string, dataDir?: string): ServerConfig {
             ...value.database,
             password: reference(value.database.password),
             ca: value.database.ca === undefined ? undefined : absolute(value.database.ca),
+            owner:
+              value.database.owner === undefined
+                ? undefined
+                : { user: value.database.owner.user, password: reference(value.database.owner.password) },
           },
     rootKey: value.root_key === undefined ? undefined : reference(value.root_key),
     tokenTtlMs: value.tokens.ttl,
     plaintextLoopback: value.plaintext_loopback,
     evidence: placeEvidence(value.evidence, absolute, reference),
     notify: locateChannels(value.notify, { path: absolute, reference }),
+    sinks: placeSinks(value.sinks, absolute, reference),
     origin: value.log.origin,
+    witnesses: value.log.witnesses === undefined ? undefined : locateWitnesses(value.log.witnesses, absolute),
   };
 }
 
@@ -240,15 +318,19 @@ function knownKeys(path: readonly (string | number)[]): readonly string[] {
     "": Object.keys(schema.shape),
     policy: ["git"],
     "policy.git": POLICY_GIT_KEYS,
-    listen: ["api", "postgres"],
+    listen: ["api", "postgres", "metrics"],
     tls: ["cert", "key", "ca"],
-    database: ["host", "port", "user", "password", "database", "ca"],
+    database: ["host", "port", "user", "password", "database", "ca", "owner"],
+    "database.owner": ["user", "password"],
     tokens: ["ttl"],
-    log: ["origin"],
+    log: ["origin", "witnesses", "mirror"],
+    recordings: ["store", "mirror", "keep"],
   };
   if (path[0] === "evidence" && path.length === 2) return evidenceKeys(String(path[1]));
+  if (path[0] === "log" && path[1] === "witnesses") return witnessKeys(path.slice(2));
   if (path[0] === "notify" && path.length === 2) return notifyKeys(String(path[1]));
-  return shapes[path.join(".")] ?? [];
+  if (path[0] === "sinks" && path.length === 2) return SINK_KEYS;
+  return archiveKeysAt(path) ?? shapes[path.join(".")] ?? [];
 }
 
 /** Reads `${file:PATH}` (first line, trailing white space dropped) and `${env:NAME}`. Never quotes what it read. */

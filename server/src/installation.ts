@@ -62,11 +62,14 @@ export async function installationId(store: Store): Promise<string> {
   return (await store.selectFrom("installation").select("install").executeTakeFirstOrThrow()).install;
 }
 
-/** The log's signing key: Ed25519, its seed derived from the keyring, so that every process of an installation has it. */
-export function logSigner(keyring: Keyring, origin: string): NoteSigner {
+/**
+ * The log's signing key of that generation: Ed25519, its seed derived from the keyring, so that every process of an
+ * installation has it.
+ */
+export function logSigner(keyring: Keyring, origin: string, generation = 1): NoteSigner {
   const pkcs8 = Buffer.concat([
     Buffer.from("302e020100300506032b657004220420", "hex"),
-    keyring.derive("log", "ed25519 1"),
+    keyring.derive("log", `ed25519 ${generation}`),
   ]); // RFC 8410
   return createSigner(origin, createPrivateKey({ key: pkcs8, format: "der", type: "pkcs8" }));
 }

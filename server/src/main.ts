@@ -1,48 +1,71 @@
-import { readFileSync } from "node:fs";
-import { writeFile } from "node:fs/promises";
+import { existsSync, readFileSync } from "node:fs";
+import { rename, writeFile } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
 import type { TargetCheck } from "@glasskey/contract";
 import type { EventType } from "@glasskey/contract/events";
+import type { NoteSigner } from "@glasskey/verify";
 import pg from "pg";
 import type { Access, SessionCutter } from "./access/access.ts";
 import { clearAlarm, raiseAlarm } from "./access/alarms.ts";
 import { startCutBus } from "./access/cut-bus.ts";
 import { startLeaseWorker, type LeaseWorker } from "./access/leases.ts";
 import { challenge, noteActivity, openSession, sessionClosed } from "./access/sessions.ts";
+import { createDoors, logAlarm, watchDoors } from "./access/doors.ts";
 import { closeDrifted } from "./access/drift.ts";
 import { forgetNode, heartbeat, sweepGrants, sweepOrphans } from "./access/sweep.ts";
+import { createTrouble } from "./access/trouble.ts";
 import { openUnanswered } from "./access/unanswered.ts";
 import { buildApp, type App } from "./api/app.ts";
 import type { Api } from "./api/services.ts";
+import { startArchive, type Archive } from "./archive/archive.ts";
+import { startMirror } from "./archive/mirror.ts";
+import { openPlace } from "./archive/place.ts";
 import { append } from "./audit/append.ts";
 import { exportLog } from "./audit/export.ts";
-import { createLogReader } from "./audit/read.ts";
+import { openLogKeys } from "./audit/keys.ts";
+import { createLogReader, type LogReader } from "./audit/read.ts";
 import { startSequencer } from "./audit/sequencer.ts";
+import { createWitnesses } from "./audit/witnesses.ts";
 import { startBundles, type Bundles } from "./bundles/serve.ts";
 import { apiUrl, resolveSecret, type ServerConfig } from "./config.ts";
 import { sleep, systemClock } from "./core/clock.ts";
 import { describe, GlassError } from "./core/errors.ts";
+import { isId } from "./core/ids.ts";
 import type { JsonObject } from "./core/json.ts";
 import { createEvidence } from "./evidence/service.ts";
-import { startGateway } from "./gateway/gateway.ts";
+import { closedGateway } from "./gateway/closed.ts";
+import { startGateway, type Gateway } from "./gateway/gateway.ts";
 import { addressGroup } from "./gateway/throttle.ts";
 import { createLogin } from "./identity/login.ts";
 import { createThrottle } from "./identity/throttle.ts";
+import { namesOf } from "./identity/pseudonyms.ts";
 import { personOfToken, revokeToken } from "./identity/tokens.ts";
 import { installationId, logSigner, makeDataDir, makePrivateDir, nodeId, rootKey, serverTls } from "./installation.ts";
+import { createHealth } from "./metrics/health.ts";
+import { localFigures } from "./metrics/local.ts";
+import { createMetrics, type Metrics } from "./metrics/metrics.ts";
+import { startMetricsServer } from "./metrics/server.ts";
 import { createLinks } from "./notify/links.ts";
 import { createNotifier } from "./notify/notifier.ts";
+import { s3Store } from "./objects/s3.ts";
 import { compilePolicy } from "./playbooks/load.ts";
 import { planPolicies } from "./playbooks/plan.ts";
 import type { Policy } from "./playbooks/policy.ts";
-import { folderChunkStore } from "./recording/chunk-store.ts";
+import { abandonJournal } from "./recording/abandon.ts";
+import { folderChunkStore, objectChunkStore, type ChunkStore } from "./recording/chunk-store.ts";
+import { onOneDisk } from "./recording/journal-copies.ts";
 import { lockFolder } from "./recording/journal-files.ts";
+import { closedSealer } from "./recording/closed.ts";
+import { watchRoom } from "./recording/room.ts";
 import { openSealer, type Sealer } from "./recording/sealer.ts";
+import { eraseExpired, eraseRecording, listHolds, placeHold, releaseHold, scrubKeys } from "./recording/retention.ts";
 import { createRecordings, type Recordings } from "./recording/replay.ts";
+import { startSinks } from "./sinks/sinks.ts";
 import { startCluster, type Cluster } from "./store/cluster.ts";
 import { openStore, type Store, type StoreAddress } from "./store/database.ts";
 import { openKeyring } from "./store/keyring.ts";
 import { migrate } from "./store/migrate.ts";
+import { applyRoles, derivedLogin, standingOf, withLogin } from "./store/roles.ts";
 import { kinds } from "./targets/registry.ts";
 import type { SecretResolver } from "./targets/target.ts";
 
@@ -54,7 +77,7 @@ const LATE_BEAT_MS = 15_000;
 const ORPHANS_MS = 300_000;
 const EXPORT_MS = 2_000;
 const KEEP_CHECKPOINT_MS = 3_600_000; // each proves the log's growth since; one an hour is 9,000 small files a year
-const HEALTH_MS = 2_000;
+const RETENTION_MS = 10_000; // one look at an index where there is nothing to do
 const CHECK_MS = 20_000;
 
 /** A running Glasskey: control plane and gateway of one process. */
@@ -69,7 +92,9 @@ export interface RunningServer {
   readonly caFile: string;
   /** Folder that the log is exported to, for `glass verify`. */
   readonly logDir: string;
-  /** Resolves, with why, when it cannot go on: the recording or the log is not to be trusted any more. */
+  /** Where /metrics, /healthz and /readyz are, where `listen: metrics:` asks for them. */
+  readonly metricsPort: number | undefined;
+  /** Resolves, with why, when it cannot go on: the data plane is gone. What does not verify only keeps new access closed. */
   readonly failed: Promise<Error>;
   /** Reads this process's own policy source again, a folder or git. @returns what is wrong with it; undefined when it is in force. */
   reloadPolicy(): Promise<string | undefined>;
@@ -90,11 +115,12 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     const lock = lockFolder(config.dataDir, "the data folder");
     parts.set("lock", () => lock.release());
 
-    const address = await storeAddress(config, parts);
-    await migrate(address);
+    const root = await rootKey(config);
+    const { address, logAddress, standing } = await openStoreRoles(await storeAddress(config, parts), config, root);
+    if (standing !== undefined) warn(standing);
     const store = openStore(address);
     parts.set("store", () => store.destroy());
-    const keyring = await openKeyring(store, await rootKey(config));
+    const keyring = await openKeyring(store, root);
     const install = await installationId(store);
     const node = await nodeId(config.dataDir);
     const tls = await serverTls(config);
@@ -103,9 +129,11 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
 
     const kindsByName = new Map(kinds.map((kind) => [kind.kind, kind]));
     let served: Bundles | undefined;
+    let metrics: Metrics | undefined;
+    let metricsPort: number | undefined;
     const policy = (): Policy => {
       if (served === undefined) throw new GlassError("internal", "no policy is in force yet");
-      return served.policy();
+      return metrics?.counted(served.policy()) ?? served.policy();
     };
 
     // References in targets are relative to the policy folder, so that a policy is the same on every machine.
@@ -122,6 +150,28 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     });
     parts.set("notifier", () => notifier.stop());
 
+    const doors = createDoors();
+    const trouble = createTrouble({ store, warn, notifier, doors });
+    let dead = false;
+    let ending = false;
+    void failed.promise.then(() => (dead = true));
+    const probes = createHealth({
+      ...{ store, gatewayLives: () => !dead, stopping: () => ending, hasPolicy: () => served !== undefined },
+      shut: () => doors.reasons().map(({ reason }) => reason),
+    });
+    if (config.metrics !== undefined) {
+      const sessions = async (): Promise<number> => (await gateway.sessions()).length;
+      metrics = createMetrics({
+        ...{ store, version: VERSION, health: probes, witnessed: config.witnesses !== undefined },
+        sinks: config.sinks.map(({ name }) => name),
+        local: () =>
+          localFigures({
+            dataDir: config.dataDir,
+            sessions,
+            sealer: () => ("stats" in sealing ? sealing.stats() : undefined),
+          }),
+      });
+    }
     // Access, its worker and the gateway need each other; the last two are filled in below.
     let worker: LeaseWorker | undefined;
     let cutter: SessionCutter | undefined;
@@ -138,6 +188,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
         return cutter;
       },
       kick: async (lease) => worker?.kick(lease),
+      mayOpen: () => doors.mayOpen(),
     };
 
     await forgetNode(access, node);
@@ -154,72 +205,129 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     served = bundles;
     parts.set("policy", () => bundles.stop());
 
-    const signer = logSigner(keyring, config.origin ?? `glasskey.local/${install}`);
-    const sequencer = await startSequencer({
-      ...{ address, signers: [signer], headFile: join(config.dataDir, "log-head") },
-      onProblem: (error) => warn(`the log waits: ${describe(error)}`),
-      onIntegrityError: (error) => failed.resolve(error),
+    const origin = config.origin ?? `glasskey.local/${install}`;
+    const signerOf = (generation: number): NoteSigner => logSigner(keyring, origin, generation);
+    const logKeys = await openLogKeys(store, signerOf);
+    const witnesses =
+      config.witnesses === undefined
+        ? undefined
+        : createWitnesses({
+            ...{ store, config: config.witnesses, logKeys: () => logKeys.verifiers(), warn },
+            alarms: {
+              raise: (key, text) => raiseAlarm(store, warn, key, text, notifier),
+              clear: (key) => clearAlarm(store, warn, key, notifier),
+            },
+          });
+    let archive: Archive | undefined;
+    const logReader = createLogReader(store, {
+      witnessed: witnesses?.satisfies,
+      archivedSize: config.archive === undefined ? undefined : async () => archive?.archivedSize() ?? 0,
     });
-    parts.set("sequencer", () => sequencer.stop());
+    // Where the log does not verify, events wait in its queue, nothing is signed, and nothing new is opened.
+    const sequencer = await trouble.begin("log", logAlarm(node), () =>
+      startSequencer({
+        ...{ address: logAddress, signerOf, headFile: join(config.dataDir, "log-head") },
+        thirdPlace: witnesses,
+        onProblem: (error) => warn(`the log waits: ${describe(error)}`),
+        onIntegrityError: (error) => trouble.found("log", logAlarm(node), error),
+      }),
+    );
+    parts.set("sequencer", () => sequencer?.stop());
+    const sinks = await startSinks({
+      ...{ sinks: config.sinks, store, node, resolveSecret, warn, speaker: { origin, version: VERSION } },
+      namesOf: (ids) => namesOf(store, ids),
+      alarms: {
+        raise: (key, text) => raiseAlarm(store, warn, key, text, notifier),
+        clear: (key) => clearAlarm(store, warn, key, notifier),
+      },
+    });
+    parts.set("sinks", () => sinks.stop());
+    if (witnesses !== undefined && sequencer !== undefined) {
+      witnesses.start();
+      parts.set("witnesses", () => witnesses.stop());
+    }
 
-    const chunks = folderChunkStore(join(config.dataDir, "chunks"));
+    const chunks = chunkStoreOf(config);
     const journal = {
       dir: join(config.dataDir, "journal"),
+      mirror: config.recordings.mirror,
+      ...config.recordings.limits,
       key: keyring.derive("journal", node),
       mode: config.recording,
     };
-    let sealer: Sealer | undefined;
-    const gateway = await startGateway(
-      {
-        listeners: Object.entries(config.gateway).map(([kind, listen]) => ({ kind, ...listen })),
-        entry: new URL("./data-plane.ts", import.meta.url),
-        ...{ tls: { key: tls.key, cert: tls.cert }, plaintextLoopback: config.plaintextLoopback, journal },
+    const room = watchRoom({
+      node,
+      folders: ["chunks", "log", ...(config.database === undefined ? ["store"] : [])].map((at) =>
+        join(config.dataDir, at),
+      ),
+      alarms: {
+        raise: (key, text) => raiseAlarm(store, warn, key, text, notifier),
+        clear: (key) => clearAlarm(store, warn, key, notifier),
       },
-      {
-        challenge: (user) => challenge(access, user),
-        open: (request) => openSession(access, request),
-        closed: (session, end, cut) => sessionClosed(access, session, end, cut),
-        failed: (user, remoteAddress) =>
-          warn(
-            `gateway: a client at ${remoteAddress} did not prove the secret of ${JSON.stringify(user.slice(0, 40))}`,
-          ),
-        activity: (reports) =>
-          void noteActivity(access, reports).catch((error: unknown) =>
-            warn(`activity is not stored: ${describe(error)}`),
-          ),
-        journalFailed: (message) => {
-          warn(`recording: ${message}`); // also when the alarm is open already
-          const text = `nothing can be recorded, so nothing is opened: ${message}`;
-          void raiseAlarm(store, warn, `journal ${node}`, text, notifier).catch(() => {});
-        },
-        log: warn,
-      },
-    );
-    parts.set("gateway", () => gateway.stop(stopText));
-    await clearAlarm(store, warn, `journal ${node}`, notifier);
-    void gateway.whenDead.then((error) => failed.resolve(error));
-    sealer = await openSealer({
-      ...{
-        dir: journal.dir,
-        key: journal.key,
-        name: node,
-        opened: { id: gateway.journal.id, sequence: gateway.journal.openedSequence },
-        store,
-        keyring,
-        chunks,
-        append,
-      },
-      onError: (error) => {
-        warn(`sealing: ${describe(error)}`);
-        if (error instanceof GlassError && error.code === "integrity") {
-          const text = `a recording cannot be sealed: ${error.message}`;
-          void raiseAlarm(store, warn, `sealing ${node}`, text, notifier).catch(() => {});
-        }
-      },
+      onRefusal: (why) => (why === undefined ? doors.reopen("room") : doors.shut("room", why)),
     });
-    await clearAlarm(store, warn, `sealing ${node}`, notifier); // what stopped it was looked at again, and holds
-    sealer.start();
-    const sealing = sealer;
+    const startPlane = (): Promise<Gateway> =>
+      startGateway(
+        {
+          listeners: Object.entries(config.gateway).map(([kind, listen]) => ({ kind, ...listen })),
+          entry: new URL("./data-plane.ts", import.meta.url),
+          ...{ tls: { key: tls.key, cert: tls.cert }, plaintextLoopback: config.plaintextLoopback, journal },
+        },
+        {
+          challenge: (user) => challenge(access, user),
+          open: (request) => openSession(access, request),
+          closed: (session, end, cut) => sessionClosed(access, session, end, cut),
+          failed: (user, remoteAddress) => {
+            metrics?.proofFailed();
+            // A password typed in the place of a name shall not be in the output.
+            const name = isId("grant", user) ? user : "a name that is no grant's";
+            warn(`gateway: a client at ${remoteAddress} did not prove the secret of ${name}`);
+          },
+          activity: (reports) =>
+            void noteActivity(access, reports).catch((error: unknown) =>
+              warn(`activity is not stored: ${describe(error)}`),
+            ),
+          journalFailed: (message) => {
+            warn(`recording: ${message}`); // also when the alarm is open already
+            room.stopped(message);
+          },
+          journalHealth: (health) => {
+            room.journal(health);
+            if (health.degraded !== null) warn(health.degraded);
+          },
+          log: warn,
+        },
+      );
+    const plane = await trouble.begin("journal", `journal ${node}`, startPlane);
+    if (journal.mirror !== undefined && (await onOneDisk(journal.dir, journal.mirror)))
+      warn(`recordings.mirror, ${journal.mirror}, is on the same disk as ${journal.dir}: that disk takes both with it`);
+    const gateway = plane ?? closedGateway();
+    parts.set("gateway", () => gateway.stop(stopText));
+    void gateway.whenDead.then((error) => failed.resolve(error));
+    const sealingAlarm = `sealing ${node}`;
+    const openSealing = (): Promise<Sealer> =>
+      openSealer({
+        ...{
+          dir: journal.dir,
+          mirror: journal.mirror,
+          key: journal.key,
+          name: node,
+          opened: { id: gateway.journal.id, sequence: gateway.journal.openedSequence },
+          store,
+          keyring,
+          chunks,
+          append,
+        },
+        onError: (error) => {
+          warn(`sealing: ${describe(error)}`);
+          if (error instanceof GlassError && error.code === "integrity")
+            trouble.found("recording", sealingAlarm, error);
+        },
+      });
+    const sealing =
+      (plane === undefined ? undefined : await trouble.begin("recording", sealingAlarm, openSealing)) ??
+      closedSealer(() => doors.mayOpen() ?? new GlassError("integrity", "the recording is not sealed any further"));
+    sealing.start();
     parts.set("sealer", () => sealing.close());
 
     const local: SessionCutter = {
@@ -235,15 +343,49 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     parts.set("leases", () => leases.stop());
     await bundles.begin();
 
-    const recordings = createRecordings({ store, keyring, chunks, sealNow: (session) => sealing.sealNow(session) });
+    const recordings = createRecordings({
+      ...{ store, keyring, chunks, node, live: sealing },
+      sealNow: (session) => sealing.sealNow(session),
+    });
     const logDir = join(config.dataDir, "log");
     await makePrivateDir(logDir);
     let keptAtMs = -KEEP_CHECKPOINT_MS;
+    let exportSound = false;
     const exportNow = async (): Promise<void> => {
       const keep = performance.now() - keptAtMs >= KEEP_CHECKPOINT_MS;
-      const exported = await exportTo(logDir, store, recordings, signer.vkey, keep);
+      const exported = await exportTo(logDir, store, recordings, await logKeys.text(), keep, logReader);
       if (keep && exported) keptAtMs = performance.now();
     };
+    const exportOrClose = async (): Promise<void> => {
+      try {
+        await exportNow();
+        if (!exportSound) await trouble.over("export", `export ${node}`); // mends itself once what is missing is back
+        exportSound = true;
+      } catch (error) {
+        exportSound = false;
+        if (error instanceof GlassError && error.code === "integrity") trouble.found("export", `export ${node}`, error);
+        throw error;
+      }
+    };
+    const copying = {
+      ...{ store, reader: logReader, node, warn, keys: () => logKeys.text() },
+      readChunk: ({ session, chunk }: { session: string; chunk: number }) => recordings.chunk(session, chunk),
+      alarms: {
+        raise: (key: string, text: string) => raiseAlarm(store, warn, key, text, notifier),
+        clear: (key: string) => clearAlarm(store, warn, key, notifier),
+      },
+    };
+    if (config.archive !== undefined) {
+      const { to, ...when } = config.archive;
+      const started = startArchive({ ...copying, ...when, objects: openPlace(to, resolveSecret) });
+      archive = started;
+      parts.set("archive", () => started.stop());
+    }
+    if (config.mirror !== undefined) {
+      const to = config.mirror.kind === "folder" ? config.mirror : { objects: openPlace(config.mirror, resolveSecret) };
+      const mirror = startMirror({ ...copying, to });
+      parts.set("mirror", () => mirror.stop());
+    }
     parts.set("export", () =>
       exportNow().catch((error: unknown) => warn(`the log's folder is not up to date: ${describe(error)}`)),
     );
@@ -254,13 +396,23 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
       beatAtMs = performance.now();
       if (lateMs > LATE_BEAT_MS) await bus.catchUp(); // others may have taken this process for dead
     };
+    const retention = { store, keyring, append };
+    const retain = async (): Promise<void> => {
+      if (doors.reasons().some(({ error }) => error.code === "integrity")) return; // it may be evidence
+      await eraseExpired(retention, config.recordings.keepMs);
+      await scrubKeys(address); // where it cannot be done now, the next round tries again
+    };
     const timers = new AbortController();
     const loops = [
       every(BEAT_MS, timers.signal, beat, warn),
       every(SWEEP_MS, timers.signal, () => sweepGrants(access), warn),
       every(SWEEP_MS, timers.signal, () => openUnanswered(access), warn), // asks sources, which may be slow
       every(ORPHANS_MS, timers.signal, () => sweepOrphans(access), warn),
-      every(EXPORT_MS, timers.signal, exportNow, warn),
+      every(EXPORT_MS, timers.signal, exportOrClose, warn),
+      every(SWEEP_MS, timers.signal, () => watchDoors(store, node, doors), warn),
+      every(SWEEP_MS, timers.signal, () => room.look(), warn),
+      every(SWEEP_MS, timers.signal, () => trouble.tell(), warn),
+      every(RETENTION_MS, timers.signal, retain, warn),
     ];
     parts.set("timers", async () => {
       timers.abort();
@@ -277,8 +429,6 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
       return person === undefined ? undefined : { name: person.name, secret: person.secret?.reveal() };
     };
     const login = createLogin({ store, throttle: createThrottle(systemClock), tokenTtlMs: config.tokenTtlMs, find });
-    let dead = false;
-    void failed.promise.then(() => (dead = true));
     const api: Api = {
       ...{
         access,
@@ -286,32 +436,44 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
         kinds: kindsByName,
         ca: tls.ca,
         warn,
-        log: { reader: createLogReader(store), vkey: signer.vkey },
+        log: { reader: logReader, keys: logKeys },
+        archive,
         ...{ evidence, links, clock: systemClock },
       },
       personOfToken: (token) => personOfToken(store, token),
-      login: (name, secret, remoteAddress) => login({ name, secret, remoteAddress: addressGroup(remoteAddress) }),
+      login: (name, secret, remoteAddress) => {
+        const attempt = login({ name, secret, remoteAddress: addressGroup(remoteAddress) });
+        return metrics?.login(attempt) ?? attempt;
+      },
       logout: (token) => revokeToken(store, token),
       endpoint: (kind) => endpoints.get(kind),
       checkTargets: (name) => checkTargets(access, name),
       recordings,
-      bundles,
-      async health() {
-        const ping = store
-          .selectFrom("installation")
-          .select("install")
-          .execute()
-          .then(
-            () => true,
-            () => false,
-          );
-        return { gateway: !dead, store: await Promise.race([ping, sleep(HEALTH_MS).then(() => false)]) };
+      retention: {
+        keepMs: config.recordings.keepMs,
+        hold: (doer, on) => placeHold(retention, doer, on),
+        release: (doer, hold) => releaseHold(retention, doer, hold),
+        holds: (which) => listHolds(retention, which),
+        erase: async (doer, what) => {
+          const unsound = doors.reasons().find(({ error }) => error.code === "integrity");
+          if (unsound !== undefined) throw unsound.error; // nothing is destroyed while something does not verify
+          await eraseRecording(retention, doer, what);
+        },
       },
+      standing: { doors, storeStanding: standing },
+      bundles,
+      sinks,
+      probes,
     };
     const app = await buildApp(api, { key: tls.key, cert: `${tls.cert}\n${tls.ca}` });
     parts.set("api", () => app.close());
     const port = await listen(app, config);
     const url = apiUrl(config.hosts[0] ?? "localhost", port);
+    if (config.metrics !== undefined && metrics !== undefined) {
+      const told = await startMetricsServer(config.metrics, { metrics, health: probes });
+      parts.set("metrics", () => told.stop());
+      metricsPort = told.port;
+    }
     notifier.start(url);
     await say(store, "server.started", { version: VERSION });
 
@@ -322,14 +484,16 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
         endpoints,
         config,
         install,
-        vkey: signer.vkey,
+        vkey: (await logKeys.verifiers()).map((key) => key.vkey).join("\n"),
         caFile,
         logDir,
+        metricsPort,
       },
       failed: failed.promise,
       reloadPolicy: () => bundles.reload(),
       stop(why) {
         stopText = why ?? stopText;
+        ending = true;
         stopping ??= say(store, "server.stopped")
           .catch(() => {})
           .then(() => stopParts(parts, warn));
@@ -356,7 +520,12 @@ const STOP_ORDER = [
   "sealer",
   "node",
   "sequencer",
+  "witnesses",
+  "sinks",
+  "archive",
+  "mirror",
   "export",
+  "metrics",
   "store",
   "cluster",
   "lock",
@@ -375,12 +544,51 @@ async function stopParts(
   }
 }
 
+/**
+ * Gives up the journal of a process whose journal folder is lost for good, as an operator says; see `abandonJournal`. Where
+ * it is the one of this data folder, what is left of it is moved aside, so that the next start begins a new one.
+ * @returns the sessions whose recordings end there, and the folders that were kept.
+ * @throws GlassError `conflict` while a Glasskey runs on this data folder, or that process is alive anywhere.
+ */
+export async function abandonLostJournal(
+  config: ServerConfig,
+  journalOf: string,
+): Promise<{ sessions: readonly string[]; kept: readonly string[] }> {
+  const parts = new Map<Part, () => Promise<void> | void>();
+  try {
+    await makeDataDir(config.dataDir);
+    const lock = lockFolder(config.dataDir, "the data folder");
+    parts.set("lock", () => lock.release());
+    const root = await rootKey(config);
+    const { address } = await openStoreRoles(await storeAddress(config, parts), config, root);
+    const store = openStore(address);
+    parts.set("store", () => store.destroy());
+    const keyring = await openKeyring(store, root);
+    const chunks = chunkStoreOf(config);
+    const now = new Date();
+    const sessions = await abandonJournal({ name: journalOf, store, keyring, chunks, append, now });
+    const own = journalOf === (await nodeId(config.dataDir));
+    const folders = own ? [join(config.dataDir, "journal"), config.recordings.mirror ?? ""] : [];
+    const kept: string[] = [];
+    for (const folder of folders.filter((path) => existsSync(path))) {
+      const aside = `${folder}.lost-${now.toISOString().replaceAll(/[:.]/g, "")}`;
+      await rename(folder, aside);
+      kept.push(aside);
+    }
+    return { sessions, kept };
+  } finally {
+    await stopParts(parts, () => {});
+  }
+}
+
+/** Where the store is, for its owner; the embedded one is started. */
 async function storeAddress(config: ServerConfig, parts: Map<Part, () => Promise<void> | void>): Promise<StoreAddress> {
   const external = config.database;
   if (external !== undefined) {
-    const { host, port, user, database, ca } = external;
-    const password = resolveSecret(external.password).reveal();
-    return { host, port, user, password, database, ...(ca === undefined ? {} : { ca: readFileSync(ca, "utf8") }) };
+    const { host, port, database, ca } = external;
+    const { user, password } = external.owner ?? external;
+    const address = { host, port, user, password: resolveSecret(password).reveal(), database };
+    return { ...address, ...(ca === undefined ? {} : { ca: readFileSync(ca, "utf8") }) };
   }
   const cluster: Cluster = await startCluster({ dataDir: join(config.dataDir, "store"), superuser: "glasskey" });
   parts.set("cluster", () => cluster.stop());
@@ -394,6 +602,31 @@ async function storeAddress(config: ServerConfig, parts: Map<Part, () => Promise
     await client.end();
   }
   return { ...address, database: "glasskey" };
+}
+
+/**
+ * Brings the store up to date as its owner, whose connection is closed then, and gives the logins to work with: one for
+ * everything but the log, one for the log. Where no owner is configured, the one user is all of them.
+ * @returns `standing`: why the log's tables are not out of reach of the application, for a person; undefined where they are.
+ */
+async function openStoreRoles(
+  owner: StoreAddress,
+  config: ServerConfig,
+  root: Buffer,
+): Promise<{ address: StoreAddress; logAddress: StoreAddress; standing: string | undefined }> {
+  const external = config.database;
+  if (external !== undefined && external.owner === undefined) {
+    let standing: string | undefined;
+    await migrate(owner, async (client) => void (standing = await standingOf(client)));
+    return { address: owner, logAddress: owner, standing };
+  }
+  const app =
+    external === undefined
+      ? { ...derivedLogin(root, "glasskey_app"), managed: true }
+      : { user: external.user, password: resolveSecret(external.password).reveal(), managed: false };
+  const log = derivedLogin(root, external === undefined ? "glasskey_log" : `${external.user}_log`);
+  await migrate(owner, (client) => applyRoles(client, { app, log }));
+  return { address: withLogin(owner, app), logAddress: withLogin(owner, log), standing: undefined };
 }
 
 /** Runs `work` at once and then again and again, `pauseMs` apart, until the signal. A failure is said and tried again. */
@@ -416,17 +649,26 @@ async function every(
   }
 }
 
+/** Where sealed chunks are: in the data folder, or where other processes have theirs too. */
+function chunkStoreOf(config: ServerConfig): ChunkStore {
+  const { store } = config.recordings;
+  if (store === undefined) return folderChunkStore(join(config.dataDir, "chunks"));
+  return objectChunkStore(s3Store(store, resolveSecret));
+}
+
 async function exportTo(
   folder: string,
   store: Store,
   recordings: Recordings,
   vkey: string,
   keepCheckpoint: boolean,
+  logReader: LogReader,
 ): Promise<boolean> {
   try {
     await exportLog({
       store,
       folder,
+      witnessed: () => logReader.witnessed(),
       vkey,
       keepCheckpoint,
       readChunk: ({ session, chunk }) => recordings.chunk(session, chunk),

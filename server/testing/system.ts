@@ -95,7 +95,7 @@ export function playbook(name: string, changes: Record<string, string> = {}): st
 export async function startTestSystem(
   cluster: SharedCluster,
   files: Record<string, string> = {},
-  settings: Partial<Pick<ServerConfig, "evidence" | "notify" | "policyGit">> = {},
+  settings: Partial<ServerConfig> = {},
 ): Promise<TestSystem> {
   const folder = await mkdtemp(join(tmpdir(), "glasskey-system-"));
   const target = await startTestTarget();
@@ -167,11 +167,13 @@ config:
       hosts: ["127.0.0.1", "localhost"],
       tls: undefined,
       recording: "durable",
+      recordings: { mirror: undefined, keepMs: undefined },
       tokenTtlMs: 3_600_000,
       plaintextLoopback: false,
       origin: undefined,
       evidence: [],
       notify: { channels: new Map(), alarms: [] },
+      sinks: [],
     },
     ...settings,
     rootKey: `\${file:${rootKey}}`,
@@ -179,8 +181,9 @@ config:
       ...{
         host: "127.0.0.1",
         port: cluster.port,
-        user: cluster.superuser,
+        user: `${database}_app`,
         password: `\${file:${join(folder, "store.password")}}`,
+        owner: { user: cluster.superuser, password: `\${file:${join(folder, "store.password")}}` },
       },
       ...{ database, ca: undefined },
     },
@@ -234,6 +237,7 @@ config:
       for (const one of running) await one.stop();
       await target.dispose();
       await admin(`drop database ${database} with (force)`);
+      await admin(`drop role if exists ${database}_app, ${database}_app_log`);
       await rm(folder, { recursive: true, force: true });
     },
   };

@@ -1,32 +1,6 @@
-import { decodeBase64, parseDecimal } from "./encoding.ts";
 import { FormatError, VerifyError } from "./errors.ts";
 import { openNote, signNote, type NoteSigner, type NoteVerifier } from "./note.ts";
-
-/** What a checkpoint says (https://c2sp.org/tlog-checkpoint). */
-export interface Checkpoint {
-  readonly origin: string;
-  /** Number of leaves. */
-  readonly size: number;
-  /** 32 bytes. */
-  readonly root: Uint8Array;
-}
-
-/** The text that is signed. Extension lines are taken from others, and never written. */
-export function formatCheckpoint({ origin, size, root }: Checkpoint): string {
-  return `${origin}\n${size}\n${Buffer.from(root).toString("base64")}\n`;
-}
-
-/** @throws FormatError. Says nothing of signatures: see `openCheckpoint`. */
-export function parseCheckpointText(text: string): Checkpoint {
-  const lines = text.split("\n");
-  const [origin, size, root] = lines;
-  if (lines.pop() !== "" || lines.length < 3 || lines.includes("")) {
-    throw new FormatError("a checkpoint has at least three lines, and no empty one");
-  }
-  const rootBytes = decodeBase64(root ?? "", "the checkpoint's root");
-  if (rootBytes.length !== 32) throw new FormatError("the checkpoint's root does not have 32 bytes");
-  return { origin: origin ?? "", size: parseDecimal(size ?? "", "the checkpoint's size"), root: rootBytes };
-}
+import { formatCheckpoint, parseCheckpointText, type Checkpoint } from "./tree-head.ts";
 
 export function signCheckpoint(checkpoint: Checkpoint, signers: readonly NoteSigner[]): string {
   return signNote(formatCheckpoint(checkpoint), signers);
@@ -37,6 +11,8 @@ export function signCheckpoint(checkpoint: Checkpoint, signers: readonly NoteSig
  * @throws FormatError or VerifyError.
  */
 export function openCheckpoint(note: Uint8Array | string, verifiers: readonly NoteVerifier[]): Checkpoint {
+  const witness = verifiers.find((verifier) => !verifier.roles.includes("log"));
+  if (witness !== undefined) throw new FormatError(`${witness.name} is the key of a witness, and not of a log`);
   const checkpoint = parseCheckpointText(openNote(note, verifiers).text);
   if (verifiers.some((verifier) => verifier.name !== checkpoint.origin)) {
     throw new VerifyError(`the origin "${checkpoint.origin}" is not the log that the key is for`);

@@ -2,8 +2,18 @@ import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
-import { buildLog, checkpointAt, recordedSession, testSigner, writeFolder, type TestFolder } from "../testing/log.ts";
+import {
+  buildLog,
+  checkpointAt,
+  cosigned,
+  recordedSession,
+  testSigner,
+  testWitness,
+  writeFolder,
+  type TestFolder,
+} from "../testing/log.ts";
 import { runCli } from "./cli.ts";
+import type { NoteSigner } from "./note.ts";
 import type { Report } from "./report.ts";
 
 const cleanup: TestFolder[] = [];
@@ -28,7 +38,7 @@ async function run(...args: string[]): Promise<{ code: number; out: string; err:
     args,
     (text) => (out += text),
     (text) => (err += text),
-    0,
+    { settleMs: 0 },
   );
   return { code, out, err };
 }
@@ -91,6 +101,28 @@ test("commands that are not well-formed exit with 2 and show how to write them",
   expect((await run("--help")).code).toBe(0);
 });
 
+test("options that do not go together, or mean nothing where they stand, are refused", async () => {
+  for (const line of [
+    "--proof p",
+    "--entry e --key k",
+    "dir --proof p --entry e --key k",
+    "--proof p --entry e --key k --since s",
+    "--proof p --entry e",
+    "dir --key k --until u",
+    "dir --key k --since s --until u --witnesses w",
+    "dir --key k --max-unwitnessed 3",
+    "dir --witnesses w --max-unwitnessed many",
+    "dir --key k --ca c",
+    "dir --key k --token-file t",
+    "dir --pin f --since s",
+    "http://example.org/log --key a+b",
+    "https://user:pw@example.org/log --key a+b",
+  ]) {
+    const { code, out, err } = await run(...line.split(" "));
+    expect([line, code, out, err.includes("Usage: glasskey-verify")]).toEqual([line, 2, "", true]);
+  }
+});
+
 test("the program itself runs, prints and exits alike", () => {
   const { folder: dir, remove } = folder();
   const program = join(import.meta.dirname, "../bin/glasskey-verify.mjs");
@@ -130,6 +162,15 @@ test.runIf(tools)(
     }
     expect(check(testSigner("other").vkey).status).toBe(1);
     expect(check().status).toBe(0);
+    // What witnesses saw must be a beginning of it, by each of their keys.
+    const [w1, w2] = [testWitness("w1"), testWitness("w2")];
+    const asked = (): number | null => spawnSync("python3", [script, dir, vkey, w1.vkey, w2.vkey]).status;
+    const saw = (size: number, by: readonly NoteSigner[], entries = log.entries): number | null => {
+      write("checkpoint.witnessed", Buffer.from(cosigned(checkpointAt(entries, size, log.signer), by)));
+      return asked();
+    };
+    expect([asked(), saw(290, [w1, w2]), saw(303, [w1, w2])]).toEqual([1, 0, 0]);
+    expect([saw(290, [w1]), saw(290, [w1, w2], log.entries.toReversed())]).toEqual([1, 1]);
     expect(existsSync(join(dir, "checkpoint"))).toBe(true);
   },
 );

@@ -1,32 +1,13 @@
 import { constants, closeSync, fstatSync, openSync, opendirSync, readSync } from "node:fs";
 import { join } from "node:path";
-
-/** Where a log is read from. Paths are relative, with slashes. A folder now; a URL can be another. */
-export interface LogSource {
-  /**
-   * The whole file, or undefined when there is none.
-   * @throws ReadError when it is there, but is no plain file, cannot be read, or has more than `maxBytes`.
-   */
-  read(path: string, maxBytes: number): Uint8Array | undefined | Promise<Uint8Array | undefined>;
-  /** Names in a folder, in no order; nothing when there is no such folder. One at a time: folders may be huge. */
-  list(path: string): Iterable<Listed> | AsyncIterable<Listed>;
-}
-
-export interface Listed {
-  readonly name: string;
-  readonly kind: "file" | "folder" | "other";
-}
-
-export class ReadError extends Error {
-  override readonly name = "ReadError";
-}
+import { ReadError, type LogSource } from "./source.ts";
 
 /**
  * A log in a folder of the local machine. Links are not followed and devices not opened: a folder from somebody else
  * may hold anything. Reads are synchronous, which takes a third of the time for many small files; a program that does
  * other things meanwhile gives verification a worker thread.
  */
-export function openFolder(folder: string): LogSource {
+export function openFolder(folder: string): Required<Pick<LogSource, "list">> & LogSource {
   return {
     read: (path, maxBytes) => readPlainFile(join(folder, path), maxBytes),
     *list(path) {

@@ -1,10 +1,5 @@
-export {
-  formatCheckpoint,
-  openCheckpoint,
-  parseCheckpointText,
-  signCheckpoint,
-  type Checkpoint,
-} from "./checkpoint.ts";
+export { openCheckpoint, signCheckpoint } from "./checkpoint.ts";
+export { openCosignatures, openWitnessed, type Cosignature } from "./cosignature.ts";
 export { FormatError, VerifyError } from "./errors.ts";
 export {
   appendHashes,
@@ -26,20 +21,25 @@ export {
   type NodeReader,
 } from "./merkle.ts";
 export {
+  createCosigner,
   createSigner,
+  formatCosignerKey,
+  formatSignature,
   isKeyName,
   openNote,
   parseNote,
   parseSignerKey,
   parseVerifierKey,
   parseVerifierKeys,
+  signatureLine,
   signNote,
   type Note,
   type NoteSignature,
   type NoteSigner,
   type NoteVerifier,
 } from "./note.ts";
-export { formatProof, parseProof, verifyProof, type LogProof } from "./proof.ts";
+export { parseWitnessPolicy, witnessPolicy, type WitnessPolicy } from "./policy.ts";
+export { formatProof, parseProof, verifyProof, type LogProof, type Proved } from "./proof.ts";
 export {
   encodeBundle,
   FULL_TILE_BYTES,
@@ -51,7 +51,11 @@ export {
   tilePath,
   type TileName,
 } from "./tiles.ts";
-export { openFolder, ReadError, type Listed, type LogSource } from "./folder.ts";
+export { openFolder } from "./folder.ts";
+export { verifyGrowth, type Growth } from "./growth.ts";
+export { ReadError, type Listed, type LogSource } from "./source.ts";
+export { openUrl, type UrlOptions } from "./url.ts";
 export { chunkPath } from "./recordings.ts";
 export { formatProblem, type Problem, type Report, type Totals } from "./report.ts";
 export { verifyFolder, verifyLog, type VerifyOptions } from "./verify.ts";
+export { formatCheckpoint, parseCheckpointText, type Checkpoint } from "./tree-head.ts";

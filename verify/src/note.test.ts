@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { openCheckpoint, parseCheckpointText, signCheckpoint } from "./checkpoint.ts";
+import { openCheckpoint, signCheckpoint } from "./checkpoint.ts";
 import { FormatError, VerifyError } from "./errors.ts";
 import {
   createSigner,
@@ -12,6 +12,7 @@ import {
   signNote,
   type Note,
 } from "./note.ts";
+import { parseCheckpointText } from "./tree-head.ts";
 import { testSigner } from "../testing/log.ts";
 
 // The published example of Go's golang.org/x/mod/sumdb/note.

@@ -1,4 +1,15 @@
-import { createPrivateKey, createPublicKey, hash, sign, verify, type KeyObject } from "node:crypto";
+import { hash, sign, verify, type KeyObject } from "node:crypto";
+import {
+  algorithmFor,
+  algorithmOfType,
+  exportPublicKey,
+  exportSeed,
+  importPublicKey,
+  importSeed,
+  u64,
+  type Algorithm,
+  type Role,
+} from "./algorithms.ts";
 import { decodeBase64, decodeUtf8 } from "./encoding.ts";
 import { FormatError, VerifyError } from "./errors.ts";
 
@@ -20,7 +31,13 @@ export interface NoteVerifier {
   readonly keyId: number;
   /** The verifier key, `name+keyid+base64(type ‖ public key)`, as other implementations take it. */
   readonly vkey: string;
+  /** What its signatures mean: the log's own, a witness's, or either. */
+  readonly roles: readonly Role[];
+  /** The raw public key. Two keys of the same bytes are one signer, whatever they are called. */
+  readonly publicKey: Uint8Array;
   verify(text: Uint8Array, signature: Uint8Array): boolean;
+  /** When a signature was made, in seconds since 1970; undefined where its type has no time. Only of one that holds. */
+  secondsOf(signature: Uint8Array): number | undefined;
 }
 
 export interface NoteSigner {
@@ -30,18 +47,8 @@ export interface NoteSigner {
   sign(text: Uint8Array): Uint8Array;
 }
 
-const MAX_NOTE_BYTES = 1 << 20;
+export const MAX_NOTE_BYTES = 1 << 20;
 const MAX_SIGNATURES = 100; // the specification asks for at least 16
-const ED25519 = 0x01;
-const ED25519_SPKI = Buffer.from("302a300506032b6570032100", "hex"); // RFC 8410: the DER around 32 bytes of public key
-
-/** One row for each signature type byte that is understood; the next algorithm is one more. */
-const ALGORITHMS: Readonly<Record<number, (publicKey: Uint8Array) => KeyObject>> = {
-  [ED25519]: (publicKey) => {
-    if (publicKey.length !== 32) throw new FormatError("an Ed25519 verifier key has 32 bytes");
-    return createPublicKey({ key: Buffer.concat([ED25519_SPKI, publicKey]), format: "der", type: "spki" });
-  },
-};
 
 /**
  * Splits a signed note into its text and signatures. Nothing is verified: see `openNote`.
@@ -108,13 +115,19 @@ export function signNote(text: string, signers: readonly NoteSigner[]): string {
   }
   if (signers.length === 0) throw new FormatError("a note needs a signer");
   const bytes = Buffer.from(text, "utf8");
-  return `${text}\n${signers.map((signer) => formatSignature(signer, signer.sign(bytes))).join("")}`;
+  return `${text}\n${signers.map((signer) => signatureLine(signer, bytes)).join("")}`;
 }
 
-function formatSignature(signer: NoteSigner, signature: Uint8Array): string {
+/** The line that a signer adds to a note with this text. */
+export function signatureLine(signer: NoteSigner, text: Uint8Array): string {
+  return formatSignature({ name: signer.name, keyId: signer.keyId, signature: signer.sign(text) });
+}
+
+/** One line: em dash, name, base64 of key id and signature. */
+export function formatSignature({ name, keyId, signature }: NoteSignature): string {
   const id = Buffer.alloc(4);
-  id.writeUInt32BE(signer.keyId);
-  return `— ${signer.name} ${Buffer.concat([id, signature]).toString("base64")}\n`;
+  id.writeUInt32BE(keyId);
+  return `— ${name} ${Buffer.concat([id, signature]).toString("base64")}\n`;
 }
 
 /**
@@ -128,53 +141,112 @@ export function parseVerifierKey(vkey: string): NoteVerifier {
     throw new FormatError("a verifier key is name+keyid+base64");
   }
   const bytes = decodeBase64(encoded, "the verifier key");
-  const makeKey = ALGORITHMS[bytes[0] ?? 0];
-  if (makeKey === undefined) throw new FormatError("the verifier key's algorithm is not known here");
+  const algorithm = algorithmOfType(bytes[0]);
+  if (algorithm === undefined) throw new FormatError("the verifier key's algorithm is not known here");
   const keyId = keyIdOf(name, bytes);
   if (hexId(keyId) !== id) throw new FormatError("the verifier key's id does not fit its name and key");
-  const key = makeKey(bytes.subarray(1));
-  return { name, keyId, vkey, verify: (text, signature) => verify(null, text, key, signature) };
+  const publicKey = bytes.subarray(1);
+  const key = importPublicKey(algorithm, publicKey);
+  const secondsOf = (signature: Uint8Array): number | undefined =>
+    algorithm.timestamped ? readSeconds(signature) : undefined;
+  return {
+    ...{ name, keyId, vkey, publicKey, secondsOf },
+    roles: algorithm.roles,
+    verify(text, signature) {
+      const at = algorithm.timestamped ? 8 : 0;
+      const seconds = at === 0 ? 0 : readSeconds(signature);
+      if (seconds === undefined || signature.length !== at + algorithm.signatureBytes) return false;
+      const message = messageOf(algorithm, text, name, seconds);
+      return message !== undefined && verify(null, message, key, signature.subarray(at));
+    },
+  };
+}
+
+/** Undefined for a time beyond 2^53 seconds: nobody has signed then, and a number could not hold it. */
+function readSeconds(signature: Uint8Array): number | undefined {
+  if (signature.length < 8) return undefined;
+  const seconds = Number(Buffer.from(signature.buffer, signature.byteOffset, 8).readBigUInt64BE());
+  return Number.isSafeInteger(seconds) ? seconds : undefined;
+}
+
+function messageOf(algorithm: Algorithm, text: Uint8Array, name: string, seconds: number): Uint8Array | undefined {
+  try {
+    return algorithm.message(text, name, seconds);
+  } catch (error) {
+    if (error instanceof FormatError) return undefined;
+    throw error;
+  }
 }
 
 /**
  * Reads one or several verifier keys, one to a line; empty lines and lines that start with `#` are skipped. Several are
  * needed after a log's key was replaced; all must have the same name.
- * @throws FormatError when there is none, one is malformed, or the names differ.
+ * @throws FormatError when there is none, one is malformed or a witness's, or the names differ.
  */
 export function parseVerifierKeys(text: string): readonly NoteVerifier[] {
   const lines = text.split(/\r?\n/).map((line) => line.trim());
   const keys = lines.filter((line) => line !== "" && !line.startsWith("#")).map(parseVerifierKey);
   if (keys.length === 0) throw new FormatError("no verifier key was given");
+  const witness = keys.find((key) => !key.roles.includes("log"));
+  if (witness !== undefined) throw new FormatError(`${witness.name} is the key of a witness, and not of a log`);
   if (keys.some((key) => key.name !== keys[0]?.name)) throw new FormatError("the verifier keys are of different logs");
   return keys;
 }
 
-/** A signer for an Ed25519 private key, under `name`, which for a log is its origin. */
-export function createSigner(name: string, privateKey: KeyObject): NoteSigner {
-  if (!isKeyName(name)) throw new FormatError("a key name is not empty and has neither spaces nor plus signs");
-  if (privateKey.type !== "private" || privateKey.asymmetricKeyType !== "ed25519") {
-    throw new FormatError("a log signs with an Ed25519 private key");
-  }
-  const spki = createPublicKey(privateKey).export({ format: "der", type: "spki" });
-  const bytes = Buffer.concat([Uint8Array.of(ED25519), spki.subarray(ED25519_SPKI.length)]);
-  const keyId = keyIdOf(name, bytes);
-  const vkey = `${name}+${hexId(keyId)}+${bytes.toString("base64")}`;
-  return { name, keyId, vkey, sign: (text) => sign(null, text, privateKey) };
+/**
+ * A log's signer under `name`, which is its origin, for an Ed25519 or ML-DSA-44 private key. The second puts the time of
+ * signing into its signatures, and signs checkpoints only.
+ */
+export function createSigner(name: string, privateKey: KeyObject, now: () => number = Date.now): NoteSigner {
+  return signerFor("log", name, privateKey, now);
 }
 
 /**
- * Reads the private form of Go's sumdb/note, `PRIVATE+KEY+name+keyid+base64(type ‖ seed)`.
+ * A witness's signer under `name`: its signatures on a checkpoint are cosignatures (https://c2sp.org/tlog-cosignature).
+ * Whoever calls `sign` must have checked the checkpoint against all that this witness has signed.
+ */
+export function createCosigner(name: string, privateKey: KeyObject, now: () => number = Date.now): NoteSigner {
+  return signerFor("witness", name, privateKey, now);
+}
+
+function signerFor(role: Role, name: string, privateKey: KeyObject, now: () => number): NoteSigner {
+  if (!isKeyName(name)) throw new FormatError("a key name is not empty and has neither spaces nor plus signs");
+  const algorithm = algorithmFor(role, privateKey);
+  const bytes = Buffer.concat([Uint8Array.of(algorithm.type), exportPublicKey(algorithm, privateKey)]);
+  const keyId = keyIdOf(name, bytes);
+  const vkey = `${name}+${hexId(keyId)}+${bytes.toString("base64")}`;
+  return {
+    ...{ name, keyId, vkey },
+    sign(text) {
+      const seconds = algorithm.timestamped ? Math.floor(now() / 1000) : 0;
+      const signature = sign(null, algorithm.message(text, name, seconds), privateKey);
+      return algorithm.timestamped ? Buffer.concat([u64(seconds), signature]) : signature;
+    },
+  };
+}
+
+/**
+ * Reads the private form of Go's sumdb/note, `PRIVATE+KEY+name+keyid+base64(type ‖ seed)`, of a log or a witness.
  * @throws FormatError when it is malformed.
  */
-export function parseSignerKey(skey: string): NoteSigner {
+export function parseSignerKey(skey: string, now: () => number = Date.now): NoteSigner {
   const match = /^PRIVATE\+KEY\+([^+]+)\+([0-9a-f]{8})\+(.+)$/.exec(skey);
   const [, name = "", id = "", encoded = ""] = match ?? [];
   const bytes = decodeBase64(encoded, "the signer key");
-  if (bytes.length !== 33 || bytes[0] !== ED25519) throw new FormatError("the signer key is not an Ed25519 key");
-  const pkcs8 = Buffer.concat([Buffer.from("302e020100300506032b657004220420", "hex"), bytes.subarray(1)]); // RFC 8410
-  const signer = createSigner(name, createPrivateKey({ key: pkcs8, format: "der", type: "pkcs8" }));
+  const algorithm = algorithmOfType(bytes[0]);
+  if (algorithm === undefined) throw new FormatError("the signer key is of no algorithm that is known here");
+  const role = algorithm.roles.includes("witness") ? "witness" : "log"; // the same form where a type is for both
+  const signer = signerFor(role, name, importSeed(algorithm, bytes.subarray(1)), now);
   if (hexId(signer.keyId) !== id) throw new FormatError("the signer key's id does not fit its name and key");
   return signer;
+}
+
+/** The inverse, for a witness: a secret in one line. */
+export function formatCosignerKey(name: string, privateKey: KeyObject): string {
+  const algorithm = algorithmFor("witness", privateKey);
+  const { keyId } = createCosigner(name, privateKey);
+  const secret = Buffer.concat([Uint8Array.of(algorithm.type), exportSeed(algorithm, privateKey)]);
+  return `PRIVATE+KEY+${name}+${hexId(keyId)}+${secret.toString("base64")}`;
 }
 
 function keyIdOf(name: string, typeAndKey: Uint8Array): number {

@@ -1,7 +1,7 @@
 import { equalBytes } from "./encoding.ts";
-import { ReadError, type LogSource } from "./folder.ts";
 import { HASH_BYTES, rootOfHashes } from "./merkle.ts";
 import type { Findings } from "./report.ts";
+import { ReadError, type LogSource } from "./source.ts";
 import {
   bundleLeafHashes,
   FULL_TILE_BYTES,

@@ -1,8 +1,11 @@
-import { openCheckpoint, type Checkpoint } from "./checkpoint.ts";
+import { openCheckpoint } from "./checkpoint.ts";
+import { openWitnessed, type Cosignature } from "./cosignature.ts";
 import { decodeBase64, decodeUtf8, parseDecimal } from "./encoding.ts";
 import { FormatError, VerifyError } from "./errors.ts";
 import { leafHash, verifyInclusion } from "./merkle.ts";
 import { parseVerifierKeys } from "./note.ts";
+import type { WitnessPolicy } from "./policy.ts";
+import type { Checkpoint } from "./tree-head.ts";
 
 /** A proof that an entry is in the log, in one file (https://c2sp.org/tlog-proof). */
 export interface LogProof {
@@ -49,18 +52,30 @@ export function parseProof(input: Uint8Array | string): LogProof {
   };
 }
 
+/** What a proof that holds says. */
+export interface Proved extends Checkpoint {
+  readonly index: number;
+  /** Of the policy's witnesses; none where no policy was given. */
+  readonly cosignatures: readonly Cosignature[];
+}
+
 /**
- * Verifies that `entry`, byte for byte, is in the log of `vkey` (one or more verifier keys, one to a line).
- * @returns the checkpoint that covers it.
+ * Verifies that `entry`, byte for byte, is in the log of `vkey` (one or more verifier keys, one to a line), and where a
+ * policy is given, that enough witnesses saw the checkpoint that covers it.
  * @throws FormatError or VerifyError that says which part does not hold.
  */
 export function verifyProof(options: {
   proof: Uint8Array | string;
   entry: Uint8Array;
   vkey: string;
-}): Checkpoint & { index: number } {
+  witnesses?: WitnessPolicy | undefined;
+}): Proved {
   const proof = parseProof(options.proof);
-  const checkpoint = openCheckpoint(proof.checkpoint, parseVerifierKeys(options.vkey));
+  const verifiers = parseVerifierKeys(options.vkey);
+  const checkpoint =
+    options.witnesses === undefined
+      ? { ...openCheckpoint(proof.checkpoint, verifiers), cosignatures: [] }
+      : openWitnessed(proof.checkpoint, verifiers, options.witnesses);
   if (proof.index >= checkpoint.size) throw new VerifyError("the index is beyond the checkpoint");
   if (!verifyInclusion(leafHash(options.entry), proof.index, checkpoint.size, proof.hashes, checkpoint.root)) {
     throw new VerifyError(`the entry is not the one at index ${proof.index}`);

@@ -1,7 +1,7 @@
 import { hash } from "node:crypto";
-import type { LogSource } from "./folder.ts";
 import { readFile, type Bundle } from "./replay.ts";
 import type { Findings } from "./report.ts";
+import type { LogSource } from "./source.ts";
 import { parseNumberName } from "./tiles.ts";
 
 /** A chunk holds 64 KiB of records; this only bounds what a hostile folder can make us read. */
@@ -12,8 +12,19 @@ const SESSION = /^se_[0-9a-z]{12}$/;
 export interface Recordings {
   /** Takes the next bundle, and checks the chunks that its entries tell of. */
   onBundle(bundle: Bundle): Promise<void>;
-  /** After the last entry: names chunks in the folder that no entry tells of. */
-  finish(): Promise<void>;
+  /** After the last entry: names chunks in the folder that no entry tells of, or counts them as beyond the checkpoint. */
+  finish(others: Others): Promise<void>;
+}
+
+/** What a file means that the checkpoint does not cover: a problem, or in an archive something that came later. */
+export type Others = "problem" | "beyond";
+
+interface Reading {
+  readonly index: number;
+  readonly sound: boolean;
+  readonly sealed: Sealed;
+  readonly path: string;
+  readonly bytes: Promise<Uint8Array | undefined>;
 }
 
 /** Where a chunk of a session's recording lies. */
@@ -23,18 +34,20 @@ export function chunkPath(session: string, chunk: number): string {
 
 /**
  * Holds `chunks/<session>/<n>.gkc` against the log's `recording.sealed` entries. An entry commits to the encrypted file,
- * so no key is needed. Memory: one number for each session.
+ * so no key is needed, and a recording whose key was destroyed verifies like any other. Memory: one number for each
+ * session, and as many chunks as are read at once.
  */
 export function newRecordings(source: LogSource, findings: Findings): Recordings {
   const nextChunk = new Map<string, number>();
+  const parallel = source.parallel ?? 1;
 
-  async function onEntry(index: number, entry: Uint8Array, sound: boolean): Promise<void> {
+  function begin(index: number, entry: Uint8Array, sound: boolean): Reading | undefined {
     const sealed = parseSealed(entry);
-    if (sealed === "other") return;
+    if (sealed === "other") return undefined;
     if (sealed === undefined) {
       if (sound)
         findings.add("recording", "a recording.sealed entry does not say session, chunk, sha256 and bytes", index);
-      return;
+      return undefined;
     }
     const { session, chunk } = sealed;
     const path = chunkPath(session, chunk);
@@ -46,7 +59,11 @@ export function newRecordings(source: LogSource, findings: Findings): Recordings
     } else if (chunk < expected) {
       findings.add(path, "is sealed a second time or out of order", index);
     }
-    const bytes = await readFile(source, path, MAX_CHUNK_BYTES, findings, index);
+    return { index, sound, sealed, path, bytes: readFile(source, path, MAX_CHUNK_BYTES, findings, index) };
+  }
+
+  async function finishReading({ index, sound, sealed, path, bytes: reading }: Reading): Promise<void> {
+    const bytes = await reading;
     if (bytes === undefined) return;
     findings.totals.chunks += 1;
     findings.totals.chunkBytes += bytes.length;
@@ -62,23 +79,31 @@ export function newRecordings(source: LogSource, findings: Findings): Recordings
   return {
     async onBundle({ firstIndex, bytes, entries, sound }) {
       if (!viewOf(bytes).includes(MARK)) return; // most bundles: one search instead of 256
+      const underWay: Reading[] = [];
       for (const [i, entry] of entries.entries()) {
-        if (viewOf(entry).includes(MARK)) await onEntry(firstIndex + i, entry, sound(i));
+        const reading = viewOf(entry).includes(MARK) ? begin(firstIndex + i, entry, sound(i)) : undefined;
+        if (reading !== undefined) underWay.push(reading);
+        const first = underWay.length >= parallel ? underWay.shift() : undefined;
+        if (first !== undefined) await finishReading(first);
       }
+      for (const reading of underWay) await finishReading(reading);
     },
-    async finish() {
+    async finish(others) {
       findings.totals.sessions = nextChunk.size;
-      for await (const folder of source.list("chunks")) {
+      const list = source.list?.bind(source);
+      if (list === undefined) return;
+      for await (const folder of list("chunks")) {
         const path = `chunks/${folder.name}`;
         if (folder.kind !== "folder") {
           findings.add(path, "does not belong here");
           continue;
         }
         const next = nextChunk.get(folder.name) ?? 0;
-        for await (const file of source.list(path)) {
+        for await (const file of list(path)) {
           const chunk = file.name.endsWith(".gkc") ? parseNumberName(file.name.slice(0, -4)) : undefined;
           if (file.kind !== "file" || chunk === undefined || chunk >= next) {
-            findings.add(`${path}/${file.name}`, "is not in the log");
+            if (others === "beyond" && file.kind === "file" && chunk !== undefined) findings.totals.beyond += 1;
+            else findings.add(`${path}/${file.name}`, "is not in the log");
           }
         }
       }

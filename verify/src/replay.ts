@@ -1,5 +1,4 @@
 import { equalBytes } from "./encoding.ts";
-import { ReadError, type LogSource } from "./folder.ts";
 import {
   appendHashes,
   appendSubtree,
@@ -11,6 +10,7 @@ import {
   type CompactRange,
 } from "./merkle.ts";
 import type { Findings } from "./report.ts";
+import { ReadError, type LogSource } from "./source.ts";
 import {
   bundleLeafHashes,
   FULL_TILE_BYTES,

@@ -15,10 +15,29 @@ export interface Report {
   readonly size: number;
   /** Base 64, as in the checkpoint. */
   readonly root: string | undefined;
+  /** The file that the newest checkpoint was taken from: `checkpoint`, or in an archive `checkpoints/<size>`. */
+  readonly head: string;
+  /** Whether the source's files could be listed. Over HTTP they cannot: files that do not belong were not looked for. */
+  readonly listed: boolean;
+  /** What witnesses have seen, where a policy was given and met. */
+  readonly witnessed: Witnessed | undefined;
   readonly problems: readonly Problem[];
   /** Problems beyond the first thousand are counted, not kept. */
   readonly problemCount: number;
   readonly totals: Totals;
+}
+
+export interface Witnessed {
+  /** Entries that the newest witnessed checkpoint covers. */
+  readonly size: number;
+  /** Entries of the log that came after it. */
+  readonly unwitnessed: number;
+  /** Key names of the policy's witnesses who cosigned it. */
+  readonly by: readonly string[];
+  /** When the first of them says that it did, in seconds since 1970. */
+  readonly seconds: number;
+  /** `2 of 3 witnesses`. */
+  readonly policy: string;
 }
 
 export interface Totals {
@@ -27,6 +46,8 @@ export interface Totals {
   tiles: number;
   /** Older partial tiles and bundles that could not be checked, because all that they became is wrong. 0 when `ok`. */
   unchecked: number;
+  /** Files of an archive that came after its newest checkpoint. */
+  beyond: number;
   /** Signed checkpoints, the newest and a remembered one included, whose root these entries have. */
   checkpoints: number;
   sessions: number;
@@ -48,7 +69,7 @@ export function newFindings(): Findings {
   let count = 0;
   return {
     problems,
-    totals: { entries: 0, tiles: 0, unchecked: 0, checkpoints: 0, sessions: 0, chunks: 0, chunkBytes: 0 },
+    totals: { entries: 0, tiles: 0, unchecked: 0, beyond: 0, checkpoints: 0, sessions: 0, chunks: 0, chunkBytes: 0 },
     count: () => count,
     add(where, what, entry) {
       count += 1;

@@ -1,15 +1,15 @@
-import { openCheckpoint, type Checkpoint } from "./checkpoint.ts";
+import { withPartialTiles, withReadAhead } from "./ahead.ts";
 import { decodeUtf8 } from "./encoding.ts";
-import { FormatError, VerifyError } from "./errors.ts";
-import { openFolder, ReadError, type LogSource } from "./folder.ts";
+import { FormatError } from "./errors.ts";
+import { openFolder } from "./folder.ts";
+import { isArchive, openNamed, readExpected, readHead, readWitnessed, MAX_CHECKPOINT_BYTES } from "./heads.ts";
 import { checkListing } from "./listing.ts";
 import { parseVerifierKeys, type NoteVerifier } from "./note.ts";
-import { newRecordings } from "./recordings.ts";
-import { readFile, replay, type ExpectedRoot } from "./replay.ts";
+import type { WitnessPolicy } from "./policy.ts";
+import { newRecordings, type Others } from "./recordings.ts";
+import { replay } from "./replay.ts";
 import { newFindings, type Findings, type Report } from "./report.ts";
-import { FULL_TILE_BYTES, MAX_BUNDLE_BYTES, parseNumberName, partialTiles, tilePath } from "./tiles.ts";
-
-const MAX_CHECKPOINT_BYTES = 1 << 20;
+import { ReadError, type LogSource } from "./source.ts";
 
 export interface VerifyOptions {
   /**
@@ -19,6 +19,10 @@ export interface VerifyOptions {
   readonly vkey: string;
   /** A checkpoint remembered from an earlier look: the log must have grown from it. Finds a cut-off tail and a fork. */
   readonly since?: string | undefined;
+  /** Then the source's `checkpoint.witnessed` must be there, satisfy the policy, and be a prefix of the log. */
+  readonly witnesses?: WitnessPolicy | undefined;
+  /** With `witnesses`: how many entries after the newest witnessed checkpoint are too many. No bound when left out. */
+  readonly maxUnwitnessed?: number | undefined;
   /** False for a copy of the log without `chunks/`: recordings are then not looked at. */
   readonly recordings?: boolean | undefined;
   /**
@@ -59,7 +63,7 @@ async function grows(
   while (performance.now() < until) {
     const ignored = newFindings();
     const now = await readHead(source, parseVerifierKeys(vkey), ignored);
-    if (now !== undefined && now.size > size) return true;
+    if (now !== undefined && now.checkpoint.size > size) return true;
     await new Promise((done) => setTimeout(done, SETTLE_POLL_MS));
   }
   return false;
@@ -70,118 +74,56 @@ async function verifyOnce(options: VerifyOptions & { readonly source: LogSource 
     throw new FormatError("a log is verified with its key, from a place that you trust; none was given");
   }
   const verifiers = parseVerifierKeys(options.vkey);
+  refuseOwnWitness(verifiers, options.witnesses);
   const findings = newFindings();
-  const checkpoint = await readHead(options.source, verifiers, findings);
-  const source = checkpoint === undefined ? options.source : await withPartialTiles(options.source, checkpoint.size);
-  if (checkpoint !== undefined) {
-    const expected = await readExpected(source, checkpoint, verifiers, options.since, findings);
+  // Before the head, which is newer: what witnesses saw must then be a prefix of it also while the log grows.
+  const witnessedNote = await readWitnessed(options.source, findings);
+  const head = await readHead(options.source, verifiers, findings);
+  const [size, root] = [head?.checkpoint.size ?? 0, head?.checkpoint.root];
+  let witnessed: Report["witnessed"];
+  if (head !== undefined) {
+    const source = withReadAhead(await withPartialTiles(options.source, size), size);
+    const remembered =
+      options.since === undefined ? undefined : openNamed("remembered checkpoint", options.since, verifiers, findings);
+    const expected = await readExpected(
+      { source, head, verifiers, findings, witnessedNote, policy: options.witnesses },
+      remembered,
+    );
+    witnessed = expected.witnessed;
     const recordings = options.recordings === false ? undefined : newRecordings(source, findings);
     const unsound = await replay({
-      ...{ source, size: checkpoint.size, findings, expected },
+      ...{ source, size, findings, expected: expected.roots },
       onBundle: (bundle) => recordings?.onBundle(bundle),
     });
-    await listed(findings, "chunks", async () => recordings?.finish());
-    const { size } = checkpoint;
-    await listed(findings, "tile", () => checkListing({ source, size, findings, unsound }));
+    const others: Others = isArchive(head) ? "beyond" : "problem";
+    await listed(findings, "chunks", async () => recordings?.finish(others));
+    await listed(findings, "tile", () => checkListing({ source, size, findings, unsound, others }));
     await checkKeyFile(source, verifiers, findings);
+    if (witnessed !== undefined && witnessed.unwitnessed > (options.maxUnwitnessed ?? Infinity)) {
+      findings.add(
+        "checkpoint.witnessed",
+        `covers ${witnessed.size} entries: ${witnessed.unwitnessed} newer ones are not witnessed, and at most ` +
+          `${options.maxUnwitnessed} may be`,
+      );
+    }
   }
   return {
-    ok: checkpoint !== undefined && findings.count() === 0 && findings.totals.entries === checkpoint.size,
-    origin: checkpoint?.origin,
-    size: checkpoint?.size ?? 0,
-    root: checkpoint === undefined ? undefined : Buffer.from(checkpoint.root).toString("base64"),
+    ok: head !== undefined && findings.count() === 0 && findings.totals.entries === size,
+    origin: head?.checkpoint.origin,
+    ...{ size, witnessed },
+    root: root === undefined ? undefined : Buffer.from(root).toString("base64"),
+    head: head?.where ?? "checkpoint",
+    listed: options.source.list !== undefined,
     problems: findings.problems,
     problemCount: findings.count(),
     totals: findings.totals,
   };
 }
 
-/**
- * Reads the partial tiles ahead of everything else: in a folder that grows they are replaced soon after their
- * checkpoint, and a long replay would come to them last.
- */
-async function withPartialTiles(source: LogSource, size: number): Promise<LogSource> {
-  const ahead = new Map<string, Uint8Array>();
-  for (const name of partialTiles(size)) {
-    for (const level of name.level === 0 ? ([0, "entries"] as const) : [name.level]) {
-      const path = tilePath({ ...name, level });
-      try {
-        const bytes = await source.read(path, level === "entries" ? MAX_BUNDLE_BYTES : FULL_TILE_BYTES);
-        if (bytes !== undefined) ahead.set(path, bytes);
-      } catch (error) {
-        if (!(error instanceof ReadError)) throw error; // it is read again, and named then
-      }
-    }
-  }
-  return {
-    read: (path, maxBytes) => ahead.get(path) ?? source.read(path, maxBytes),
-    list: (path) => source.list(path),
-  };
-}
-
-/** The signed checkpoint. Without an authentic one nothing else in the folder means anything. */
-async function readHead(
-  source: LogSource,
-  verifiers: readonly NoteVerifier[],
-  findings: Findings,
-): Promise<Checkpoint | undefined> {
-  const bytes = await readFile(source, "checkpoint", MAX_CHECKPOINT_BYTES, findings);
-  return bytes === undefined ? undefined : openNamed("checkpoint", bytes, verifiers, findings);
-}
-
-/** Every root that the log must have had, by size: checkpoints kept in the folder, the remembered one, the newest. */
-async function readExpected(
-  source: LogSource,
-  head: Checkpoint,
-  verifiers: readonly NoteVerifier[],
-  since: string | undefined,
-  findings: Findings,
-): Promise<ExpectedRoot[]> {
-  const expected: ExpectedRoot[] = [];
-  const add = (where: string, earlier: Checkpoint): void => {
-    if (earlier.size <= head.size) expected.push({ where, size: earlier.size, root: earlier.root });
-    else
-      findings.add(
-        where,
-        `covers ${earlier.size} entries, and the log has only ${head.size} now: its tail was cut off`,
-      );
-  };
-  if (since !== undefined) {
-    const remembered = openNamed("remembered checkpoint", since, verifiers, findings);
-    if (remembered !== undefined) add("remembered checkpoint", remembered);
-  }
-  await listed(findings, "checkpoints", async () => {
-    for await (const { name, kind } of source.list("checkpoints")) {
-      const path = `checkpoints/${name}`;
-      const size = kind === "file" ? parseNumberName(name) : undefined;
-      if (size === undefined) {
-        findings.add(path, "does not belong here");
-        continue;
-      }
-      const bytes = await readFile(source, path, MAX_CHECKPOINT_BYTES, findings);
-      const kept = bytes === undefined ? undefined : openNamed(path, bytes, verifiers, findings);
-      if (kept === undefined) continue;
-      if (kept.size === size) add(path, kept);
-      else findings.add(path, `is for ${kept.size} entries and not ${size}`);
-    }
-  });
-  expected.sort((a, b) => a.size - b.size);
-  return [...expected, { where: "checkpoint", size: head.size, root: head.root }];
-}
-
-function openNamed(
-  where: string,
-  note: Uint8Array | string,
-  verifiers: readonly NoteVerifier[],
-  findings: Findings,
-): Checkpoint | undefined {
-  try {
-    return openCheckpoint(note, verifiers);
-  } catch (error) {
-    if (!(error instanceof FormatError || error instanceof VerifyError)) throw error;
-    findings.add(where, error.message);
-    return undefined;
-  }
+/** A witness with the log's own key is the log's word again. */
+function refuseOwnWitness(log: readonly NoteVerifier[], policy: WitnessPolicy | undefined): void {
+  const own = policy?.keys.find((witness) => log.some((key) => Buffer.compare(key.publicKey, witness.publicKey) === 0));
+  if (own !== undefined) throw new FormatError(`the witness ${own.name} has the key of the log itself`);
 }
 
 /** A key file in the folder is not trusted, but one that differs from the given key is a lie to somebody. */
@@ -193,8 +135,8 @@ async function checkKeyFile(source: LogSource, verifiers: readonly NoteVerifier[
     const said = parseVerifierKeys(text);
     if (said.some((key) => !verifiers.some((verifier) => verifier.vkey === key.vkey))) {
       findings.add("log.vkey", "has another key than the one given");
-    } else if (text !== said.map((key) => `${key.vkey}\n`).join("")) {
-      findings.add("log.vkey", "has something besides one verifier key to a line");
+    } else if (!/^(?:#[\u0020-\u007e]*\n|[^#\s][^\s]*\n)*$/.test(text)) {
+      findings.add("log.vkey", "has something besides comments and one verifier key to a line");
     }
   } catch (error) {
     if (!(error instanceof FormatError || error instanceof ReadError)) throw error;

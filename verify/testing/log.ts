@@ -4,8 +4,9 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { signCheckpoint } from "../src/checkpoint.ts";
 import { appendHashes, emptyRange, leafHash, rootOf, rootOfHashes } from "../src/merkle.ts";
-import { createSigner, type NoteSigner } from "../src/note.ts";
+import { createCosigner, createSigner, signatureLine, type NoteSigner } from "../src/note.ts";
 import { chunkPath } from "../src/recordings.ts";
+import type { LogSource } from "../src/source.ts";
 import { encodeBundle, TILE_WIDTH, tilePath } from "../src/tiles.ts";
 
 /** A log for tests, as files in memory, built the slow and obvious way. */
@@ -21,6 +22,25 @@ export const ORIGIN = "glasskey.test/log";
 export function testSigner(seed: string, name: string = ORIGIN): NoteSigner {
   const der = Buffer.concat([Buffer.from("302e020100300506032b657004220420", "hex"), hash("sha256", seed, "buffer")]);
   return createSigner(name, createPrivateKey({ key: der, format: "der", type: "pkcs8" }));
+}
+
+/** A witness's key, made from a seed, whose clock stands at 2026-01-01. */
+export function testWitness(
+  seed: string,
+  type: "ed25519" | "ml-dsa-44" = "ed25519",
+  name = `w.test/${seed}`,
+): NoteSigner {
+  const der = type === "ed25519" ? "302e020100300506032b657004220420" : "3034020100300b060960864801650304031104228020";
+  const key = Buffer.concat([Buffer.from(der, "hex"), hash("sha256", `witness ${seed}`, "buffer")]);
+  return createCosigner(name, createPrivateKey({ key, format: "der", type: "pkcs8" }), () => WITNESSED_AT_MS);
+}
+
+export const WITNESSED_AT_MS = Date.UTC(2026, 0, 1);
+
+/** The note with the witnesses' cosignatures behind the log's own. */
+export function cosigned(note: string, witnesses: readonly NoteSigner[]): string {
+  const text = Buffer.from(note.slice(0, note.lastIndexOf("\n\n") + 1));
+  return note + witnesses.map((witness) => signatureLine(witness, text)).join("");
 }
 
 export interface TestLogOptions {
@@ -69,6 +89,24 @@ export function checkpointAt(
   const range = emptyRange();
   appendHashes(range, 0, Buffer.concat(entries.slice(0, size).map(leafHash)));
   return signCheckpoint({ origin, size, root: rootOf(range) }, [signer]);
+}
+
+/** The same files as a source, for tests that verify thousands of times: a folder costs most of the time. */
+export function memorySource(files: ReadonlyMap<string, Uint8Array>): LogSource {
+  return {
+    // A copy, as a folder gives: hashing in place writes into what it was given.
+    read: (path) => (files.has(path) ? Buffer.from(files.get(path) ?? "") : undefined),
+    *list(path) {
+      const start = path === "" ? "" : `${path}/`;
+      const names = new Map<string, "file" | "folder">();
+      for (const file of files.keys()) {
+        if (!file.startsWith(start)) continue;
+        const [name = "", ...below] = file.slice(start.length).split("/");
+        names.set(name, below.length === 0 ? "file" : "folder");
+      }
+      for (const [name, kind] of names) yield { name, kind };
+    },
+  };
 }
 
 export interface TestFolder {

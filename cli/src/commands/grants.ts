@@ -8,6 +8,7 @@ import type { Invocation } from "../commands.ts";
 import { CliError, usage } from "../errors.ts";
 import { grantDir, readLogin, removeGrantDir, writePrivate, type Login } from "../home.ts";
 import { clock, duration, plain, table, type Output } from "../output.ts";
+import { sayStanding } from "./standing.ts";
 
 const LOST_MS = 120_000;
 const RETRY_MS = 2_000;
@@ -267,7 +268,8 @@ export async function status({ args, options, out }: Invocation): Promise<number
   );
   // Whoever may see alarms sees them first; everybody else is simply not told.
   const { alarms } = await call<AlarmList>(login, "GET", "/v1/alarms").catch(() => ({ alarms: [] }));
-  out.value({ grants, alarms });
+  const standing = await sayStanding(login, out);
+  out.value({ grants, alarms, ...(standing === undefined ? {} : { opening: standing.opening, shut: standing.shut }) });
   for (const alarm of alarms) out.say(`${out.red("ALARM")} since ${clock(alarm.raisedAt)}: ${plain(alarm.text)}`);
   if (grants.length === 0)
     out.say(options["all"] === true ? "No grants." : "Nothing is open. `glass status --all` shows what was.");

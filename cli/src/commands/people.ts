@@ -7,6 +7,7 @@ import type { Invocation } from "../commands.ts";
 import { CliError, usage } from "../errors.ts";
 import { forgetToken, lastServer, readLogin, saveLogin } from "../home.ts";
 import { clock, duration, paragraph, plain, table } from "../output.ts";
+import { sayStanding } from "./standing.ts";
 
 export async function login({ args, options, out }: Invocation): Promise<number> {
   const name = args[0] ?? "";
@@ -48,7 +49,9 @@ export async function whoami({ out }: Invocation): Promise<number> {
 }
 
 export async function ls({ out }: Invocation): Promise<number> {
-  const { playbooks } = await call<{ playbooks: PlaybookView[] }>(readLogin(), "GET", "/v1/playbooks");
+  const login = readLogin();
+  const { playbooks } = await call<{ playbooks: PlaybookView[] }>(login, "GET", "/v1/playbooks");
+  if (!out.json) await sayStanding(login, out);
   out.value({ playbooks });
   if (playbooks.length === 0) out.say("There is no playbook. An operator writes them into the policy folder.");
   const lines = table(

@@ -1,3 +1,4 @@
+import type { GlassError } from "../core/errors.ts";
 import type { JsonObject } from "../core/json.ts";
 import type { Evidence, Facts, IncidentFact, Policy } from "../playbooks/policy.ts";
 import type { Keyring } from "../store/keyring.ts";
@@ -134,6 +135,8 @@ export interface Access {
   readonly evidence: EvidenceService;
   readonly notifier: Notifier;
   readonly cutter: () => SessionCutter;
+  /** Why nothing new may be opened now, such as a log that does not verify; every opening path asks. Undefined: nothing. */
+  readonly mayOpen: () => GlassError | undefined;
   /** Starts work on a lease at once, and resolves when this attempt is over. Never rejects. */
   readonly kick: (lease: string) => Promise<void>;
   /** Where a person running the server looks: one line, no secret. */

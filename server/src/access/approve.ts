@@ -25,7 +25,8 @@ interface Outcome {
  * playbook that has become a quorum since the request, leave the grant waiting.
  * @param shownRound which round the person was asked about, where they were: a vote never counts for another one.
  * @returns whether the vote brought the decision. When a yes opens the grant, the opening goes on after this resolves.
- * @throws GlassError `policy_denied` with the reason, `conflict` when there is nothing to vote on any more.
+ * @throws GlassError `policy_denied` with the reason, `conflict` when there is nothing to vote on any more; for a yes,
+ *   what `access.mayOpen` says while nothing new is opened.
  */
 export async function vote(
   access: Access,
@@ -34,6 +35,8 @@ export async function vote(
   verdict: "approve" | "deny",
   shownRound?: number,
 ): Promise<{ decided: boolean }> {
+  const shut = verdict === "approve" ? access.mayOpen() : undefined;
+  if (shut !== undefined) throw shut; // the yes can be given again later; a no counts at any time
   const about = await aboutGrant(access, grantId);
   const observed =
     verdict === "deny"

@@ -18,6 +18,8 @@ import { decidersOf, tell } from "./tell.ts";
  * @returns whether the end has moved. @throws GlassError `policy_denied` or `conflict`.
  */
 export async function extendGrant(access: Access, person: string, grantId: string): Promise<{ extended: boolean }> {
+  const shut = access.mayOpen();
+  if (shut !== undefined) throw shut; // more time is new access, too
   const about = await aboutGrant(access, grantId);
   const { person: requester, playbook } = about;
   const observed = await observe(access, about);

@@ -211,6 +211,8 @@ function secretsOf(access: Access, lease: string): LeaseSecrets {
 }
 
 async function mint(access: Access, kind: KindControl, row: LeaseRow): Promise<void> {
+  const shut = access.mayOpen();
+  if (shut !== undefined) return failOpening(access, row, shut); // planned before it was found
   const plan = readPlan(access, row);
   const event = {
     at: new Date(),

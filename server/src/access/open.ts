@@ -44,6 +44,8 @@ export async function approveAndOpen(
   how: { decision: Decision; actor: string; observed?: Observed; unanswered?: { forMs: number } },
 ): Promise<string | undefined> {
   const { decision, actor, observed, unanswered } = how;
+  const shut = access.mayOpen();
+  if (shut !== undefined) throw shut; // found since the caller asked
   const duration =
     unanswered === undefined ? sql<number>`duration_ms` : sql<number>`least(duration_ms, ${unanswered.forMs}::bigint)`;
   const approved = await move(tx, {

@@ -45,9 +45,12 @@ export function denied(decision: Decision): GlassError {
 /**
  * Breaks the glass: makes a grant, and opens it at once where the playbook needs no human.
  * @returns the grant's id. When it opens at once, this resolves after the attempt to open: look at its state.
- * @throws GlassError `policy_denied` (logged), `usage`, or `not_found` for a playbook that does not exist.
+ * @throws GlassError `policy_denied` (logged), `usage`, or `not_found` for a playbook that does not exist; what
+ *   `access.mayOpen` says while nothing new is opened.
  */
 export async function requestGrant(access: Access, request: BreakRequest): Promise<string> {
+  const shut = access.mayOpen();
+  if (shut !== undefined) throw shut; // before anybody is called, or a request is kept that could not open
   const policy = access.policy();
   const playbook = policy.playbook(request.playbook);
   const target = playbook === undefined ? undefined : policy.target(playbook.target);

@@ -6,9 +6,10 @@ import { GlassError } from "../core/errors.ts";
 import { isId, newId } from "../core/ids.ts";
 import type { JsonObject } from "../core/json.ts";
 import type { Secret } from "../core/secret.ts";
+import type { Playbook } from "../playbooks/policy.ts";
 import { pseudonymOf } from "../identity/pseudonyms.ts";
 import { storeError } from "../store/database.ts";
-import type { LeasePlan, OpenRequest, SessionEnd } from "../targets/target.ts";
+import type { LeasePlan, MaskRules, OpenRequest, SessionEnd } from "../targets/target.ts";
 import type { Access, SessionActivity } from "./access.ts";
 import { finishClosing } from "./confirm.ts";
 import { leaseKey, readPlan } from "./leases.ts";
@@ -28,6 +29,7 @@ export interface OpenedGrant {
   plan: LeasePlan;
   scope: JsonObject;
   leaseKey: Uint8Array;
+  mask: MaskRules;
 }
 
 const MAX_SESSIONS_PER_GRANT = 200;
@@ -72,6 +74,8 @@ export async function openSession(access: Access, request: OpenRequest): Promise
     .execute(async (tx) => {
       const grant = await tx.selectFrom("grants").selectAll().where("id", "=", user).forShare().executeTakeFirst();
       if (grant === undefined) throw new GlassError("unauthenticated", "unknown grant");
+      const shut = access.mayOpen();
+      if (shut !== undefined) throw shut;
       const lease = await tx
         .selectFrom("leases")
         .selectAll()
@@ -135,6 +139,7 @@ export async function openSession(access: Access, request: OpenRequest): Promise
           scope: playbook.scope,
         },
         leaseKey: leaseKey(access, lease.id),
+        mask: maskOf(access, playbook),
       };
     })
     .catch(async (error: unknown) => {
@@ -143,6 +148,12 @@ export async function openSession(access: Access, request: OpenRequest): Promise
         await logRefusal(access, user, known.code).catch(() => {});
       throw known;
     });
+}
+
+/** What the pinned playbook masks. The key depends on the playbook's name alone: its versions can be compared. */
+function maskOf(access: Pick<Access, "keyring">, { name, record }: Playbook): MaskRules {
+  const mask = record?.mask;
+  return { parameters: mask !== undefined, literals: mask === "all", key: access.keyring.derive("mask", name) };
 }
 
 function over(grant: GrantRow): GlassError {

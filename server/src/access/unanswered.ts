@@ -15,6 +15,7 @@ import { decidersOf, tell } from "./tell.ts";
  * now. What they told at the request does not help here: without a human, unknown is no. Safe in any number of processes.
  */
 export async function openUnanswered(access: Access): Promise<void> {
+  if (access.mayOpen() !== undefined) return;
   for (const id of await due(access)) {
     try {
       await attempt(access, id);

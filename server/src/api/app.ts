@@ -8,16 +8,22 @@ import {
 } from "fastify-type-provider-zod";
 import { describe, GlassError } from "../core/errors.ts";
 import { storeError } from "../store/database.ts";
+import { archiveRoutes } from "./archive.ts";
 import { evidenceRoutes } from "./evidence.ts";
 import { grantRoutes } from "./grants.ts";
 import { linkRoutes } from "./links.ts";
 import { logRoutes } from "./log.ts";
+import { probeRoutes } from "./metrics.ts";
 import { personRoutes } from "./people.ts";
 import { policyRoutes } from "./policy.ts";
+import { recordingRoutes } from "./recordings.ts";
 import { reportRoutes } from "./reports.ts";
 import { reviewRoutes } from "./reviews.ts";
 import type { Api } from "./services.ts";
 import { sessionRoutes } from "./sessions.ts";
+import { sinkRoutes } from "./sinks.ts";
+import { retentionRoutes } from "./retention.ts";
+import { standingRoutes } from "./standing.ts";
 import { targetRoutes } from "./targets.ts";
 
 export type App = FastifyInstance;
@@ -73,10 +79,16 @@ export async function buildApp(api: Api, tls?: { key: string; cert: string }): P
     reviewRoutes(routes, api);
     reportRoutes(routes, api);
     sessionRoutes(routes, api);
+    recordingRoutes(routes, api);
+    retentionRoutes(routes, api);
+    standingRoutes(routes, api);
     targetRoutes(routes, api);
     policyRoutes(routes, api);
     logRoutes(routes, api);
+    archiveRoutes(routes, api);
     evidenceRoutes(routes, api, api.evidence);
+    sinkRoutes(routes, api, api.sinks);
+    probeRoutes(routes, api);
     done();
   });
   await app.register(

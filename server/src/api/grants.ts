@@ -164,6 +164,8 @@ export function grantRoutes(app: Routes, api: Api): void {
     async (request) => {
       const { person } = await personOf(api, request);
       const grant = await permit(request.params.grant, person, "connect");
+      const shut = access.mayOpen();
+      if (shut !== undefined) throw shut;
       if (grant.state === "pending" || grant.state === "approved" || grant.state === "opening") {
         throw new GlassError("waiting_for_human", `grant ${grant.id} is ${grant.state}`, {
           next: `Wait for it: glass status ${grant.id}`,

@@ -1,4 +1,4 @@
-import { alarmList, health, loginAnswer, loginRequest, playbookView, whoami } from "@glasskey/contract";
+import { alarmList, loginAnswer, loginRequest, playbookView, whoami } from "@glasskey/contract";
 import { z } from "zod";
 import { playbooksFor } from "../access/list.ts";
 import { denied } from "../access/request.ts";
@@ -7,17 +7,6 @@ import { answers, personOf, type Routes } from "./routes.ts";
 import type { Api } from "./services.ts";
 
 export function personRoutes(app: Routes, api: Api): void {
-  app.get(
-    "/healthz",
-    { schema: { summary: "Is it alive?", security: [], response: answers(health) } },
-    async (_request, reply) => {
-      const parts = await api.health();
-      const ok = parts.gateway && parts.store;
-      if (!ok) void reply.status(503).header("retry-after", "5");
-      return { ok, version: api.version, install: api.access.install, ...parts };
-    },
-  );
-
   app.get(
     "/v1/alarms",
     { schema: { summary: "Alarms that are not over", response: answers(alarmList) } },
@@ -81,6 +70,8 @@ export function personRoutes(app: Routes, api: Api): void {
       const allowed = policy.decide({ action: "list_playbooks", person });
       if (!allowed.allow) throw denied(allowed);
       const views = await playbooksFor(api.access, person);
+      const shut = api.access.mayOpen();
+      const closed = shut === undefined ? [] : [shut.message];
       const playbooks = views.map(({ playbook, decision, quorum, unknown, hours }) => {
         const target = policy.target(playbook.target);
         const promises = target === undefined ? undefined : api.kinds.get(target.kind)?.promises(target.config);
@@ -89,11 +80,11 @@ export function personRoutes(app: Routes, api: Api): void {
           summary: playbook.summary,
           target: playbook.target,
           kind: target?.kind ?? "",
-          may: decision.allow,
+          may: decision.allow && shut === undefined,
           need: decision.need,
           ...{ quorum: [...quorum], unknown: [...unknown], hours, incident: [...(playbook.when.incident ?? [])] },
           unanswered: playbook.approve.unanswered === undefined ? null : { ...playbook.approve.unanswered },
-          reasons: decision.allow ? [] : [...decision.reasons, ...decision.wouldHold],
+          reasons: [...closed, ...(decision.allow ? [] : [...decision.reasons, ...decision.wouldHold])],
           reasonCodes: [...playbook.when.reasons],
           maxMs: playbook.time.maxMs,
           promises: promises ?? { nativeExpiry: "none", killsLiveSessions: false, worstCaseRevokeMs: 0 },

@@ -24,10 +24,12 @@ import { integrity, rootAt } from "./tree.ts";
 export interface ExportOptions {
   readonly store: Store;
   readonly folder: string;
-  /** The log's verifier keys, one to a line: checked against the checkpoint, and written to `log.vkey`. */
+  /** The log's verifier keys, one to a line, former ones too: checked against the checkpoint, and written to `log.vkey`. */
   readonly vkey: string;
   /** Gives the encrypted bytes of a sealed chunk, or undefined where they are gone. Without it no recording is exported. */
   readonly readChunk?: ReadChunk | undefined;
+  /** Gives the newest witnessed checkpoint, for `checkpoint.witnessed`. */
+  readonly witnessed?: (() => Promise<string | undefined>) | undefined;
   /** Whether to keep this checkpoint in `checkpoints/` too; true when left out. */
   readonly keepCheckpoint?: boolean | undefined;
 }
@@ -54,12 +56,14 @@ export interface ExportResult {
 export async function exportLog(options: ExportOptions): Promise<ExportResult> {
   const { store, folder, readChunk } = options;
   const reader = createLogReader(store);
+  const witnessed = await options.witnessed?.(); // read before the newest: it covers no more than that
   const note = await reader.checkpoint();
   if (note === undefined) throw new GlassError("not_found", "the log has no signed checkpoint yet");
   const head = openCheckpoint(note, parseVerifierKeys(options.vkey));
   const previous = await previousExport(options, head);
   const previousSize = previous?.size ?? 0;
   if (previous?.note === note && options.keepCheckpoint === false) {
+    if (options.witnessed !== undefined) await putWitnessed(folder, witnessed);
     return { size: head.size, previousSize, chunks: 0, missingChunks: [] };
   }
 
@@ -84,12 +88,25 @@ export async function exportLog(options: ExportOptions): Promise<ExportResult> {
   const recordings =
     readChunk === undefined ? undefined : await exportChunks(store, previousSize, head.size, readChunk, put);
   const keys = parseVerifierKeys(options.vkey);
-  await put("log.vkey", keys.map((key) => `${key.vkey}\n`).join(""));
+  // Replaced as a whole, as the checkpoints are: a full disk leaves what was there, and no half of it.
+  await writeAtomically(join(folder, "log.vkey"), keys.map((key) => `${key.vkey}\n`).join(""));
   const stale = previousSize === head.size ? [] : await supersededTiles(folder, [previousSize, head.size]);
   await writeAtomically(join(folder, "checkpoint"), note);
-  if (options.keepCheckpoint !== false) await put(`checkpoints/${head.size}`, note);
+  if (options.witnessed !== undefined) await putWitnessed(folder, witnessed);
+  if (options.keepCheckpoint !== false) {
+    await mkdir(join(folder, "checkpoints"), { recursive: true });
+    await writeAtomically(join(folder, `checkpoints/${head.size}`), note);
+  }
   for (const path of stale) await rm(path, { force: true });
   return { size: head.size, previousSize, chunks: recordings?.written ?? 0, missingChunks: recordings?.missing ?? [] };
+}
+
+/** Where nothing satisfies the policy, what an earlier one left there is taken away: it would say what does not hold. */
+async function putWitnessed(folder: string, note: string | undefined): Promise<void> {
+  const path = join(folder, "checkpoint.witnessed");
+  if (note === undefined) return rm(path, { force: true });
+  const before = await readFile(path, "utf8").catch(() => undefined);
+  if (before !== note) await writeAtomically(path, note);
 }
 
 /** What the folder has already; undefined for a new one. */

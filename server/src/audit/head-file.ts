@@ -1,4 +1,4 @@
-import { open, readFile, rename } from "node:fs/promises";
+import { open, readFile, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 
 /**
@@ -29,14 +29,19 @@ export function openHeadFile(path: string): HeadFile {
 /** Writes beside the file, syncs, renames, and syncs the folder. */
 export async function writeAtomically(path: string, content: string | Uint8Array): Promise<void> {
   const beside = `${path}.${process.pid}.new`;
-  const file = await open(beside, "w", 0o644);
   try {
-    await file.writeFile(content);
-    await file.datasync();
-  } finally {
-    await file.close();
+    const file = await open(beside, "w", 0o644);
+    try {
+      await file.writeFile(content);
+      await file.datasync();
+    } finally {
+      await file.close();
+    }
+    await rename(beside, path);
+  } catch (error) {
+    await rm(beside, { force: true }).catch(() => {}); // the first error is the one to tell
+    throw error;
   }
-  await rename(beside, path);
   const folder = await open(dirname(path), "r");
   try {
     await folder.sync();

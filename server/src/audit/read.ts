@@ -4,10 +4,13 @@ import {
   HASH_BYTES,
   hashesInLevel,
   inclusionProof,
+  parseCheckpointText,
+  parseNote,
   parseTilePath,
   TILE_WIDTH,
   type TileName,
 } from "@glasskey/verify";
+import { sql } from "kysely";
 import { sleep } from "../core/clock.ts";
 import { GlassError } from "../core/errors.ts";
 import type { JsonObject } from "../core/json.ts";
@@ -43,20 +46,62 @@ export interface EntryQuery {
   readonly newestFirst?: boolean | undefined;
 }
 
+export interface LogProgress {
+  /** Entries under the newest checkpoint. */
+  readonly size: number;
+  /** Undefined where they are not configured. */
+  readonly witnessed: number | undefined;
+  readonly archived: number | undefined;
+  /** When the newest checkpoint was signed; undefined before the first. */
+  readonly signedAt: Date | undefined;
+  /** Committed events that no checkpoint covers yet, at most {@link MAX_COUNTED}, and when the oldest happened. */
+  readonly waiting: number;
+  readonly waitingSince: Date | undefined;
+  /** Since when a checkpoint has waited for its witnesses; undefined where none waits. */
+  readonly unwitnessedSince: Date | undefined;
+}
+
+export interface EntryProof {
+  readonly proof: string;
+  readonly entry: Buffer;
+  /** Size of the checkpoint in the proof, and whether that satisfies the witness policy. */
+  readonly size: number;
+  readonly witnessed: boolean;
+}
+
+export interface LogReaderOptions {
+  /** Whether this checkpoint satisfies the witness policy of now; left out where no witnesses are configured. */
+  readonly witnessed?: ((note: string) => Promise<boolean>) | undefined;
+  /** How many entries the archive has; left out where there is no archive. */
+  readonly archivedSize?: (() => Promise<number | undefined>) | undefined;
+}
+
 /** Reads what is signed. Entries that are integrated but not covered by a checkpoint yet do not show. */
 export interface LogReader {
   /** The newest checkpoint, a signed note; undefined before the first entry. */
   checkpoint(): Promise<string | undefined>;
   /** The newest checkpoint's number of entries. */
   size(): Promise<number>;
-  /** `checkpoint` or a tile's path; undefined for any other path and for what is beyond the checkpoint. */
+  /** How far the log is, and what waits. */
+  progress(): Promise<LogProgress>;
+  /** The newest checkpoint that satisfies the witness policy, with its cosignatures; undefined where there is none. */
+  witnessed(): Promise<string | undefined>;
+  /** How many entries that covers; undefined where no witnesses are configured. */
+  witnessedSize(): Promise<number | undefined>;
+  /** How many entries the archive has under a dated checkpoint; undefined where no archive is configured. */
+  archivedSize(): Promise<number | undefined>;
+  /**
+   * `checkpoint`, `checkpoint.witnessed`, `checkpoints/<size>` or a tile's path; undefined for any other path and for what
+   * is beyond the checkpoint.
+   */
   file(path: string): Promise<LogFile | undefined>;
   entries(query: EntryQuery): Promise<LogEntry[]>;
   /**
-   * A tlog-proof (https://c2sp.org/tlog-proof) for one entry, under the newest checkpoint.
+   * A tlog-proof (https://c2sp.org/tlog-proof) for one entry, under the newest witnessed checkpoint that covers it, else
+   * under the newest.
    * @throws GlassError `not_found`.
    */
-  prove(index: number): Promise<{ proof: string; entry: Buffer }>;
+  prove(index: number): Promise<EntryProof>;
   /**
    * Waits until everything that was committed before this call is covered by a signed checkpoint; returns its size.
    * @throws GlassError `store_unavailable` after `timeoutMs`: no sequencer works.
@@ -65,8 +110,10 @@ export interface LogReader {
 }
 
 const SETTLED_POLL_MS = 20;
+const MAX_COUNTED = 1_000_000; // a queue that long is trouble enough
+const WITNESSED_LOOKED_AT = 32; // after a change of the policy, the newest ones may satisfy it no more
 
-export function createLogReader(store: Store): LogReader {
+export function createLogReader(store: Store, options: LogReaderOptions = {}): LogReader {
   async function newest(): Promise<{ size: number; note: string } | undefined> {
     return store
       .selectFrom("log_checkpoints")
@@ -74,6 +121,60 @@ export function createLogReader(store: Store): LogReader {
       .orderBy("size", "desc")
       .limit(1)
       .executeTakeFirst();
+  }
+
+  const satisfying = { note: "", yes: false }; // the last one looked at: signatures are not checked for every request
+  /** The newest witnessed checkpoint. Signatures are what counts: anybody who writes to the store can add a row. */
+  async function newestWitnessed(): Promise<{ size: number; note: string } | undefined> {
+    const { witnessed } = options;
+    if (witnessed === undefined) return undefined;
+    for (let limit = 1; ; limit = WITNESSED_LOOKED_AT) {
+      const rows = await store
+        .selectFrom("witnessed_checkpoints")
+        .select(["size", "note"])
+        .orderBy("size", "desc")
+        .limit(limit)
+        .execute();
+      for (const row of rows) {
+        if (satisfying.note !== row.note) Object.assign(satisfying, { note: row.note, yes: await witnessed(row.note) });
+        if (satisfying.yes && parseCheckpointText(parseNote(row.note).text).size === row.size) return row;
+      }
+      if (rows.length < limit || limit > 1) return undefined;
+    }
+  }
+
+  async function witnessedSize(): Promise<number | undefined> {
+    return options.witnessed === undefined ? undefined : ((await newestWitnessed())?.size ?? 0);
+  }
+
+  /** When the first checkpoint of more than `size` entries was signed. */
+  async function signedAfter(size: number): Promise<Date | undefined> {
+    const row = await store
+      .selectFrom("log_checkpoints")
+      .select("signed_at")
+      .where("size", ">", size)
+      .orderBy("size")
+      .limit(1)
+      .executeTakeFirst();
+    return row?.signed_at;
+  }
+
+  async function progress(): Promise<LogProgress> {
+    const [witnessed, archived] = [await witnessedSize(), await options.archivedSize?.()]; // before the size: never ahead
+    const size = (await newest())?.size ?? 0;
+    const queue = await sql<{ count: number }>`
+      select count(*) as count from (select from log_queue limit ${MAX_COUNTED}) as counted`.execute(store);
+    const head = await store.selectFrom("log_head").select("size").executeTakeFirstOrThrow();
+    const unsigned = await store.selectFrom("log_entries").select("entry").where("idx", "=", size).executeTakeFirst();
+    const queued = await store.selectFrom("log_queue").select("entry").orderBy("id").limit(1).executeTakeFirst();
+    const oldest = unsigned ?? queued;
+    return {
+      ...{ size, witnessed, archived },
+      signedAt: size === 0 ? undefined : await signedAfter(size - 1),
+      waiting: Math.max(0, head.size - size) + (queue.rows[0]?.count ?? 0),
+      waitingSince: oldest === undefined ? undefined : timeOf(oldest.entry),
+      unwitnessedSince: witnessed === undefined ? undefined : await signedAfter(witnessed),
+    };
   }
 
   async function tile(name: TileName): Promise<Buffer | undefined> {
@@ -96,11 +197,29 @@ export function createLogReader(store: Store): LogReader {
   return {
     checkpoint: async () => (await newest())?.note,
     size: async () => (await newest())?.size ?? 0,
+    progress,
+    witnessed: async () => (await newestWitnessed())?.note,
+    witnessedSize,
+    archivedSize: async () => options.archivedSize?.(),
     async file(path) {
       const head = await newest();
       if (head === undefined) return undefined;
-      if (path === "checkpoint") {
-        return { bytes: Buffer.from(head.note), contentType: "text/plain; charset=utf-8", immutable: false };
+      const noteFile = (note: string, immutable = false): LogFile => {
+        return { bytes: Buffer.from(note), contentType: "text/plain; charset=utf-8", immutable };
+      };
+      if (path === "checkpoint") return noteFile(head.note);
+      if (path === "checkpoint.witnessed") {
+        const witnessed = await newestWitnessed();
+        return witnessed === undefined ? undefined : noteFile(witnessed.note);
+      }
+      const [, size] = /^checkpoints\/([1-9]\d{0,14})$/.exec(path) ?? [];
+      if (size !== undefined) {
+        const kept = await store
+          .selectFrom("log_checkpoints")
+          .select("note")
+          .where("size", "=", Number(size))
+          .executeTakeFirst();
+        return kept === undefined ? undefined : noteFile(kept.note, true);
       }
       const name = parseTilePath(path);
       if (name === undefined) return undefined;
@@ -135,8 +254,11 @@ export function createLogReader(store: Store): LogReader {
           next: `It has ${head?.size ?? 0}, counted from 0.`,
         });
       }
-      const hashes = await inclusionProof(index, head.size, nodesOf(readStoredTile(store)));
-      return { proof: formatProof({ index, hashes, checkpoint: head.note }), entry: row.entry };
+      const cosigned = await newestWitnessed();
+      const witnessed = cosigned !== undefined && index < cosigned.size && cosigned.size <= head.size;
+      const { size, note } = witnessed ? cosigned : head;
+      const hashes = await inclusionProof(index, size, nodesOf(readStoredTile(store)));
+      return { proof: formatProof({ index, hashes, checkpoint: note }), entry: row.entry, size, witnessed };
     },
     async settled(timeoutMs) {
       const until = performance.now() + timeoutMs;
@@ -165,6 +287,17 @@ export function createLogReader(store: Store): LogReader {
       }
     },
   };
+}
+
+/** When the event happened; undefined for bytes that are no entry of ours. */
+function timeOf(entry: Buffer): Date | undefined {
+  try {
+    const { at } = JSON.parse(entry.toString("utf8")) as JsonObject;
+    const time = new Date(typeof at === "string" ? at : NaN);
+    return Number.isNaN(time.getTime()) ? undefined : time;
+  } catch {
+    return undefined;
+  }
 }
 
 /** Hashes of a tile as stored; a rightmost one may have more of them than a checkpoint covers. */

@@ -17,20 +17,45 @@ import { sleep } from "../core/clock.ts";
 import { describe, GlassError } from "../core/errors.ts";
 import { clientConfig, type StoreAddress } from "../store/database.ts";
 import { openHeadFile, type HeadFile } from "./head-file.ts";
+import { readKeys, type KeysInForce, type SignerOf } from "./keys.ts";
 import { growEdge, integrity, readEdge, rootAt, type Edge, type TileReader } from "./tree.ts";
 
-export interface SequencerOptions {
-  readonly address: StoreAddress;
+export type SequencerOptions = SequencerBasics & (KeysOfTable | FixedKeys);
+
+/** Table `log_keys` says which generations sign; it is read for every checkpoint. */
+export interface KeysOfTable {
+  readonly signerOf: SignerOf;
+}
+
+/** For measurements and tests of the tree alone. */
+export interface FixedKeys {
   /** The log's key under its origin; two of them while a key is being replaced. */
   readonly signers: readonly [NoteSigner, ...NoteSigner[]];
   /** Keys that signed this log earlier, so that its last checkpoint can be checked after a replacement. */
   readonly formerKeys?: readonly NoteVerifier[];
+}
+
+interface SequencerBasics {
+  readonly address: StoreAddress;
   /** File for the second copy of the last signed checkpoint; in the data folder, not in the database. */
   readonly headFile: string;
+  /** A third place that remembers what was signed; asked before anything is signed. */
+  readonly thirdPlace?: ThirdPlace | undefined;
   /** A passing fault, such as a lost connection; it is tried again. */
   onProblem(error: unknown): void;
   /** The log does not verify. Nothing is sequenced any more; the process should stop. */
   onIntegrityError(error: GlassError): void;
+}
+
+/** Somebody outside who may know a newer head of this log than store and head file do, such as a witness. */
+export interface ThirdPlace {
+  /**
+   * @param last the newest checkpoint that the store has: a signed note, of size 0 where nothing was published yet.
+   * @param newestSize reads the newest published size again: another process may be signing.
+   * @throws GlassError `integrity` when more was signed once than the store has, or something else. Not to get an answer
+   *   is no error.
+   */
+  confirm(last: string, newestSize: () => Promise<number>): Promise<void>;
 }
 
 export interface Sequencer {
@@ -69,16 +94,13 @@ const UPSERT_TILES = `
  */
 export async function startSequencer(options: SequencerOptions): Promise<Sequencer> {
   const headFile = openHeadFile(options.headFile);
-  const keys = [...options.signers.map((signer) => parseVerifierKey(signer.vkey)), ...(options.formerKeys ?? [])];
-  const origin = options.signers[0].name;
-  if (keys.some((key) => key.name !== origin))
-    throw new GlassError("config_invalid", "the log's keys have different names");
+  const keys = keySource(options);
   const stopping = new AbortController();
   let leading = false;
 
   const first = await connect(options.address);
   try {
-    await checkLog(first, keys, headFile); // refuses the start
+    await remembered(first, await checkLog(first, keys, headFile)); // refuses the start
   } finally {
     await first.end();
   }
@@ -97,22 +119,39 @@ export async function startSequencer(options: SequencerOptions): Promise<Sequenc
     }
   })();
 
+  /** What others remember of the log is in the store. */
+  async function remembered(client: pg.Client, { note }: State): Promise<void> {
+    if (options.thirdPlace === undefined) return;
+    const { signers } = await keys(client);
+    const nothing = { origin: signers[0].name, size: 0, root: EMPTY_ROOT }; // a prefix of any log, and never published
+    await options.thirdPlace.confirm(note ?? signCheckpoint(nothing, signers), async () => {
+      const sizes = await client.query<{ size: number | null }>("select max(size) as size from log_checkpoints");
+      return sizes.rows[0]?.size ?? 0;
+    });
+  }
+
+  let justAsked = true;
   /** Waits for the lock and works while there is a connection. Returns when asked to stop. */
   async function lead(): Promise<void> {
+    // Whoever lost a connection, even one that only waited, or waited at all, may lead over another store by then.
+    let asked = justAsked;
+    justAsked = false;
     const client = await connect(options.address);
     try {
       while (!(await tryLock(client))) {
+        asked = false;
         if (stopping.signal.aborted) return;
         await sleep(TAKE_OVER_MS, stopping.signal).catch(() => {});
       }
       let state = await checkLog(client, keys, headFile);
+      if (!asked) await remembered(client, state);
       leading = true;
       for (;;) {
         const last = stopping.signal.aborted; // what was committed before the stop is still taken
         let moved = 0;
         do {
           moved = await integrate(client, state.edge);
-          state = await publish(client, state, options.signers, headFile);
+          state = await publish(client, state, keys, headFile);
         } while (moved === BATCH);
         if (last) return;
         await sleep(POLL_MS, stopping.signal).catch(() => {});
@@ -133,8 +172,21 @@ export async function startSequencer(options: SequencerOptions): Promise<Sequenc
 
 interface State {
   readonly edge: Edge;
-  /** The newest published checkpoint. */
+  /** The newest published checkpoint, and its signed note. */
   readonly signed: Checkpoint | undefined;
+  readonly note: string | undefined;
+}
+
+/** The keys of the moment. With `hold`, they do not change before the transaction ends. */
+type KeySource = (client: pg.Client, hold?: boolean) => Promise<KeysInForce>;
+
+function keySource(options: SequencerOptions): KeySource {
+  if ("signerOf" in options) return (client, hold) => readKeys(client, options.signerOf, hold);
+  const { signers, formerKeys = [] } = options;
+  const verifiers = [...signers.map((signer) => parseVerifierKey(signer.vkey)), ...formerKeys];
+  if (verifiers.some((key) => key.name !== signers[0].name))
+    throw new GlassError("config_invalid", "the log's keys have different names");
+  return () => Promise.resolve({ signers, verifiers });
 }
 
 /** Moves one batch from the queue into the tree, in one transaction. Returns how many. */
@@ -164,30 +216,34 @@ async function integrate(client: pg.Client, edge: Edge): Promise<number> {
   }
 }
 
-/** Signs what is integrated, unless that is signed already. */
-async function publish(
-  client: pg.Client,
-  state: State,
-  signers: readonly NoteSigner[],
-  headFile: HeadFile,
-): Promise<State> {
-  const next = { origin: signers[0]?.name ?? "", size: state.edge.range.size, root: rootOf(state.edge.range) };
-  if (!maySign(state.signed, next)) return state;
-  const note = signCheckpoint(next, signers);
-  await headFile.write(note);
-  await client.query("insert into log_checkpoints (size, root, note) values ($1, $2, $3)", [
-    next.size,
-    next.root,
-    note,
-  ]);
-  return { edge: state.edge, signed: next };
+/** Signs what is integrated, unless that is signed already, with every key that is in force when it is published. */
+async function publish(client: pg.Client, state: State, keys: KeySource, headFile: HeadFile): Promise<State> {
+  const head = { size: state.edge.range.size, root: rootOf(state.edge.range) };
+  if (!maySign(state.signed, head)) return state;
+  await client.query("begin");
+  try {
+    const { signers } = await keys(client, true);
+    const next = { origin: signers[0].name, ...head };
+    const note = signCheckpoint(next, signers);
+    await headFile.write(note);
+    // Not now(): the times of checkpoints and of changes of the keys are in the order of the lock.
+    await client.query(
+      "insert into log_checkpoints (size, root, note, signed_at) values ($1, $2, $3, clock_timestamp())",
+      [next.size, next.root, note],
+    );
+    await client.query("commit");
+    return { edge: state.edge, signed: next, note };
+  } catch (error) {
+    await client.query("rollback").catch(() => {});
+    throw error; // the next to lead finds the head file one ahead, which is as after a crash
+  }
 }
 
 /**
  * Whether `next` is news that may be signed after `last`.
  * @throws GlassError `integrity` for a second root at one size, or a tree that became smaller.
  */
-export function maySign(last: Checkpoint | undefined, next: Checkpoint): boolean {
+export function maySign(last: Omit<Checkpoint, "origin"> | undefined, next: Omit<Checkpoint, "origin">): boolean {
   if (last === undefined) return next.size > 0;
   if (next.size < last.size) throw integrity(`it has ${next.size} entries, and ${last.size} were signed`);
   if (next.size > last.size) return true;
@@ -200,11 +256,12 @@ export function maySign(last: Checkpoint | undefined, next: Checkpoint): boolean
  * left between the two. Costs a few tiles, whatever the size: every byte is the verifier's work.
  * @throws GlassError `integrity`.
  */
-async function checkLog(client: pg.Client, keys: readonly NoteVerifier[], headFile: HeadFile): Promise<State> {
+async function checkLog(client: pg.Client, source: KeySource, headFile: HeadFile): Promise<State> {
   // One snapshot: another process may be sequencing. The file is read first: it may only be behind what the store has.
   const inFile = await headFile.read();
   await client.query("begin isolation level repeatable read read only");
   try {
+    const { verifiers: keys } = await source(client);
     const head = (await client.query<{ size: number; root: Buffer }>("select size, root from log_head")).rows[0];
     if (head === undefined) throw integrity("its head is missing");
     const readTile = tileReader(client);
@@ -227,7 +284,7 @@ async function checkLog(client: pg.Client, keys: readonly NoteVerifier[], headFi
       await checkPrefix(kept, head.size, readTile, "the signed head in the data folder");
     }
     await client.query("commit");
-    return { edge, signed };
+    return { edge, signed, note: last?.note };
   } catch (error) {
     await client.query("rollback").catch(() => {});
     throw error;

@@ -3,7 +3,7 @@ import { randomBytes } from "node:crypto";
 const ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"; // Crockford's base 32, lower case
 
 /** One prefix per kind of object, so that an id says what it names. */
-export const ID_PREFIX = { grant: "gr", lease: "ls", session: "se", alarm: "al", person: "pe" } as const;
+export const ID_PREFIX = { grant: "gr", lease: "ls", session: "se", alarm: "al", person: "pe", hold: "ho" } as const;
 export type IdKind = keyof typeof ID_PREFIX;
 
 /** A new random id such as `gr_7kq2m9x4tbzc`: 12 characters of base 32, 60 bits, safe as a PostgreSQL or SSH user name. */

@@ -2,6 +2,7 @@ import type { MessagePort } from "node:worker_threads";
 import { sleep } from "../core/clock.ts";
 import { describe, GlassError } from "../core/errors.ts";
 import type { OpenRequest, SessionEnd } from "../targets/target.ts";
+import type { JournalHealth } from "../recording/room.ts";
 import { createLink, type Link } from "./link.ts";
 import type { Activity, CutReason, DownVerbs, OpenedGrant, PlaneReady, UpVerbs } from "./messages.ts";
 
@@ -22,6 +23,8 @@ export interface GateBackend {
   activity(reports: readonly Activity[]): void;
   /** Recording has stopped: all sessions are cut, new ones refused until it can go on. Must not throw. */
   journalFailed(message: string): void;
+  /** Whether the journal has room, and both of its folders; told each time that it changes. Must not throw. */
+  journalHealth?(health: JournalHealth): void;
   /** One line for the server's output. Must not throw. */
   log(line: string): void;
 }
@@ -106,6 +109,10 @@ export function createControlEnd(port: MessagePort, backend: GateBackend): Contr
       },
       journalFailed: (message) => {
         backend.journalFailed(message);
+        return null;
+      },
+      journalHealth: (health) => {
+        backend.journalHealth?.(health);
         return null;
       },
       log: (line) => {

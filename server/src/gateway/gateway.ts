@@ -72,6 +72,7 @@ export async function startGateway(options: GatewayOptions, backend: GateBackend
   const control = createControlEnd(port1, backend);
   const dead = Promise.withResolvers<Error>();
   let stopped: Promise<void> | undefined;
+  let heart: NodeJS.Timeout | undefined;
   let exited = false;
   let failure: unknown;
 
@@ -83,11 +84,6 @@ export async function startGateway(options: GatewayOptions, backend: GateBackend
     control.lost(why);
     port1.close();
     if (stopped === undefined) dead.resolve(new Error(why, failure === undefined ? {} : { cause: failure }));
-  });
-
-  const heart = watch(control, () => {
-    failure ??= new Error("it did not answer for 5 seconds");
-    void worker.terminate();
   });
 
   const start = setTimeout(() => {
@@ -104,6 +100,12 @@ export async function startGateway(options: GatewayOptions, backend: GateBackend
   } finally {
     clearTimeout(start);
   }
+  // Not before: a thread that still loads its code and verifies its journal answers nothing, and holds no deadline yet.
+  heart = watch(control, () => {
+    failure ??= new Error("it did not answer for 5 seconds");
+    void worker.terminate();
+  });
+  if (exited) clearInterval(heart);
 
   const stop = async (text: string): Promise<void> => {
     try {

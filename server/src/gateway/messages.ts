@@ -1,7 +1,8 @@
 import type { ErrorCode } from "@glasskey/contract/errors";
 import type { GlassError } from "../core/errors.ts";
 import type { JsonObject } from "../core/json.ts";
-import type { LeasePlan, OpenRequest, Recorder, SessionEnd } from "../targets/target.ts";
+import type { JournalHealth } from "../recording/room.ts";
+import type { LeasePlan, MaskRules, OpenRequest, Recorder, SessionEnd } from "../targets/target.ts";
 
 /** What the control plane says to a session that may begin. Plain data: it crosses a thread. */
 export interface OpenedGrant {
@@ -21,6 +22,7 @@ export interface OpenedGrant {
   scope: JsonObject;
   /** 32 bytes, from which the data plane derives the lease's secrets. */
   leaseKey: Uint8Array;
+  mask: MaskRules;
 }
 
 /** Why the gateway ended a session, as it is told, recorded and listed. */
@@ -72,12 +74,18 @@ export interface SessionJournal {
   recorder(session: string): Recorder;
   /** Why no session may begin now; undefined while all is well, and again once a full disk has room. */
   unavailable(): GlassError | undefined;
+  /** Which of two folders was given up, and why; undefined with both, and with one alone. */
+  degraded?(): string | undefined;
+  /** What was done at the opening to make two folders equal; undefined where they were. */
+  readonly rebuilt?: string | undefined;
   /** Flushes, then closes. Idempotent. */
   close(): Promise<void>;
 }
 
 export interface JournalOptions {
   dir: string;
+  /** A second folder with the same bytes, on another disk. */
+  mirror?: string | undefined;
   key: Uint8Array;
   mode: "durable" | "written";
   /** Size of one journal file. */
@@ -160,6 +168,7 @@ export type UpVerbs = {
   failed: { ask: { user: string; remoteAddress: string }; answer: null };
   activity: { ask: readonly Activity[]; answer: null };
   journalFailed: { ask: string; answer: null };
+  journalHealth: { ask: JournalHealth; answer: null };
   /** One line for the server's output. */
   log: { ask: string; answer: null };
 };

@@ -15,6 +15,7 @@ export interface PlaneParts {
 }
 
 const MAX_UNANSWERED = 2_048;
+const HEALTH_MS = 250; // a full disk is known a file ahead; so much later nobody may break the glass
 
 /**
  * The data plane: listeners, sessions, deadlines and the journal. Runs in a thread of its own, and goes on without the
@@ -31,11 +32,13 @@ export async function startPlane(port: MessagePort, options: PlaneOptions, parts
   let registry: Registry | undefined;
   let journal: SessionJournal | undefined;
   let activityTimer: NodeJS.Timeout | undefined;
+  let healthTimer: NodeJS.Timeout | undefined;
 
   const log = (line: string): void => void link.tell("log", line);
 
   const closeDoors = (): void => {
     clearInterval(activityTimer);
+    clearInterval(healthTimer);
     for (const listener of listeners) listener.close();
     lobby.clear();
   };
@@ -120,6 +123,18 @@ export async function startPlane(port: MessagePort, options: PlaneOptions, parts
         .catch(() => undefined)
         .finally(() => (reporting = false));
     }, limits.activityMs);
+    let told = JSON.stringify({ unavailable: null, degraded: null });
+    const tellHealth = (): void => {
+      const why = opened.unavailable();
+      const next = why?.next === undefined ? {} : { next: why.next };
+      const unavailable = why === undefined ? null : { text: why.message, ...next };
+      const health = { unavailable, degraded: opened.degraded?.() ?? null };
+      const text = JSON.stringify(health);
+      if (text !== told && link.tell("journalHealth", health)) told = text;
+    };
+    tellHealth();
+    healthTimer = setInterval(tellHealth, HEALTH_MS);
+    if (opened.rebuilt !== undefined) log(`recording: ${opened.rebuilt}`);
     await link.ask(
       "ready",
       {

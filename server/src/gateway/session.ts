@@ -260,6 +260,7 @@ export function createSession(parts: SessionParts): Session {
     plan: granted.plan,
     scope: granted.scope,
     secrets: { derive: (purpose) => deriveSecret(granted.leaseKey, purpose) },
+    mask: granted.mask,
     recorder,
     attach(given) {
       if (handle !== undefined || state.is === "over" || destroyed) {

@@ -1,12 +1,13 @@
 import { readFileSync } from "node:fs";
 import { describe, GlassError, unreachable } from "../core/errors.ts";
 import type { Secret } from "../core/secret.ts";
+import { webhookKey } from "../core/standard-webhooks.ts";
 import type { ChannelConfig } from "./config.ts";
 import type { Delivery } from "./delivery.ts";
 import { sendPagerDuty } from "./pagerduty.ts";
 import { post } from "./post.ts";
 import { sendSlack, webhookUrl } from "./slack.ts";
-import { sendWebhook, webhookKey } from "./webhook.ts";
+import { sendWebhook } from "./webhook.ts";
 
 export type SecretReader = (reference: string) => Secret;
 

@@ -1,6 +1,6 @@
 import { GlassError } from "../core/errors.ts";
 import type { Policies } from "./cedar.ts";
-import type { Denial, Hours, Playbook, Role, Selector, Side } from "./policy.ts";
+import type { Denial, GrantVerb, Hours, Playbook, Role, Selector, Side } from "./policy.ts";
 import { quorumNeed, unknownNeed } from "./quorum.ts";
 import { GRANT_VERBS, INSTALLATION_VERBS } from "./verbs.ts";
 
@@ -22,6 +22,9 @@ const REASONED = ["request", "open", "open_unanswered", "request_extension", "ex
 /** Marks the clause by which an on-call fact that nobody knows lets in, with a person's yes in its place. */
 export const UNKNOWN_MARK = "?";
 
+/** Verbs of a grant that are never its requester's, whatever their roles. */
+export const OTHERS_ONLY = ["sign_review", "release_hold", "erase_recording"] as const satisfies readonly GrantVerb[];
+
 /** A person's name for any alias; undefined for who is not there, whom no policy shall mean. */
 type NameOf = (alias: string) => string | undefined;
 
@@ -33,7 +36,7 @@ export function fixedPolicies(): Policies {
     "glasskey.role.requester": `forbid (principal, action in ${actions(...USES, "connect")}, resource) unless { principal.roles.contains("requester") };`,
     "glasskey.own": `forbid (principal, action in ${actions("request_extension", "extend")}, resource) unless { principal == resource.requester };`,
     "glasskey.role.approver": `forbid (principal, action in ${decide}, resource) unless { principal.roles.contains("approver") };`,
-    "glasskey.not-requester": `forbid (principal, action in ${actions("approve", "deny", "sign_review")}, resource) when { principal == resource.requester };`,
+    "glasskey.not-requester": `forbid (principal, action in ${actions("approve", "deny", ...OTHERS_ONLY)}, resource) when { principal == resource.requester };`,
     "glasskey.once": `forbid (principal, action == Action::"approve", resource) when { context.already };`,
   };
   for (const [verb, rule] of Object.entries(GRANT_VERBS)) {

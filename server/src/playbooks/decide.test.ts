@@ -324,6 +324,9 @@ describe("verbs", () => {
       kill: "security-officer",
       read_recording: "security-officer auditor",
       watch_session: "security-officer auditor",
+      hold_recording: "security-officer",
+      release_hold: "security-officer",
+      erase_recording: "security-officer",
       sign_review: "security-officer",
     });
     const others = Object.keys(INSTALLATION_VERBS) as (keyof typeof INSTALLATION_VERBS)[];
@@ -331,11 +334,13 @@ describe("verbs", () => {
       list_playbooks: who.join(" "),
       list_grants: who.join(" "),
       read_log: "security-officer auditor",
+      manage_log_keys: "admin",
       read_people: "security-officer auditor admin",
       read_targets: "security-officer auditor admin",
       check_target: "admin",
       read_alarms: "security-officer auditor admin",
       read_reports: "security-officer auditor admin",
+      read_holds: "security-officer auditor",
       reload_policy: "admin",
     });
   });

@@ -149,15 +149,20 @@ export function createPolicy(content: {
       case "kill":
       case "read_recording":
       case "watch_session":
+      case "hold_recording":
+      case "release_hold":
+      case "erase_recording":
       case "sign_review":
       case "list_playbooks":
       case "list_grants":
       case "read_log":
+      case "manage_log_keys":
       case "read_people":
       case "read_targets":
       case "check_target":
       case "read_alarms":
       case "read_reports":
+      case "read_holds":
       case "reload_policy":
         return decideVerb(question, person);
       default:

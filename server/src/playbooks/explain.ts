@@ -1,7 +1,7 @@
 import { formatDuration } from "../core/duration.ts";
 import type { Answer } from "./cedar.ts";
 import type { Action, ClauseResult, Decision, Person, Playbook, Selector } from "./policy.ts";
-import { fromClauses } from "./compile.ts";
+import { fromClauses, OTHERS_ONLY } from "./compile.ts";
 import { type GrantRule, INSTALLATION_VERBS } from "./verbs.ts";
 
 /**
@@ -22,7 +22,7 @@ export function fixedClauses(action: Action | "list", person: Person, failing: r
   const rules: [id: string, text: string][] = [["glasskey.enabled", `${person.name} is enabled`]];
   if (CONSENTS.has(action)) rules.push(["glasskey.role.approver", `${person.name} has the role approver`]);
   else if (ASKS.has(action)) rules.push(["glasskey.role.requester", `${person.name} has the role requester`]);
-  if (CONSENTS.has(action) || action === "sign_review") {
+  if (CONSENTS.has(action) || OTHERS.has(action)) {
     rules.push(["glasskey.not-requester", "the request is another human's"]);
   }
   if (action === "approve") rules.push(["glasskey.once", "one person counts once"]);
@@ -30,6 +30,7 @@ export function fixedClauses(action: Action | "list", person: Person, failing: r
   return rules.map(([clause, text]) => ({ clause, held: !failing.includes(clause), unknown: false, text }));
 }
 
+const OTHERS: ReadonlySet<string> = new Set(OTHERS_ONLY);
 const CONSENTS: ReadonlySet<string> = new Set<Action>(["approve", "deny"]);
 const ASKS: ReadonlySet<string> = new Set<Action | "list">([
   ...(["list", "request", "open", "open_unanswered", "request_extension", "extend", "connect"] as const),

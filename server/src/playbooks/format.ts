@@ -47,12 +47,13 @@ const SECTIONS: Readonly<Record<string, Order>> = {
   limit: { keys: ["uses", "per", "concurrent", "cooldown"] },
   review: { keys: ["by", "within"], within: { by: SELECTORS } },
   drill: { keys: ["every", "on"] },
+  record: { keys: ["mask", "keep"] },
   tests: { keys: ["allow", "deny"], within: { allow: TEST, deny: TEST } },
 };
 const PLAYBOOK: Order = {
   keys: [
     ...["playbook", "template", "extends", "summary", "target", "scope", "who", "when", "approve", "time", "limit"],
-    ...["notify", "review", "drill", "tests"],
+    ...["notify", "review", "drill", "record", "tests"],
   ],
   within: SECTIONS,
 };

@@ -101,6 +101,7 @@ function rulesOf(name: string, sayings: Sayings, zone: string): PlaybookRules | 
   if (summary?.value === undefined || target?.value === undefined || who?.value === undefined) return undefined;
   if (reason?.value === undefined || need?.value === undefined || max?.value === undefined) return undefined;
   const { incident, hours, from, within, unanswered, idle, extend, uses, concurrent, cooldown, drill } = sayings;
+  const { mask, keep } = sayings;
   const review = sayings.review?.value;
   const maxMs = max.value;
   return {
@@ -134,6 +135,14 @@ function rulesOf(name: string, sayings: Sayings, zone: string): PlaybookRules | 
       withinMs: review?.withinMs ?? DEFAULT_REVIEW_MS,
     },
     ...(drill?.value === undefined ? {} : { drill: { everyMs: drill.value.everyMs, on: drill.value.on.value } }),
+    ...(mask?.value === undefined && keep?.value === undefined
+      ? {}
+      : {
+          record: {
+            ...(mask?.value === undefined ? {} : { mask: mask.value }),
+            ...(keep?.value === undefined ? {} : { keepMs: keep.value }),
+          },
+        }),
   };
 }
 

@@ -134,11 +134,22 @@ const drill = object(
   },
   { required: ["every", "on"] },
 );
+const record = object(
+  {
+    mask: [
+      "What its recordings hold as keyed hashes only: `parameters`, what a client sends beside the statement; `all`, every literal too",
+      { enum: ["none", "parameters", "all"] },
+    ],
+    keep: ["From a session's end until its recording is destroyed, such as `30d`", removable(duration)],
+  },
+  { minProperties: 1 },
+);
 const COMMON = {
   limit: ["How often it may be used", limit],
   notify: ["Channels that are told what happens, as `kind:name` of glasskey.yaml", removable(oneOrMore(channel))],
   review: ["The look back afterwards; without it only security officers sign", review],
   drill: ["The rehearsal beforehand", removable(drill)],
+  record: ["What its recordings hold, and how long", record],
 } as const;
 
 function playbookSchema(): JsonObject {

@@ -23,6 +23,7 @@ describe("a playbook", () => {
       notify: "[slack:incidents, pagerduty:duty-manager]",
       review: "{ by: { group: leads, user: bob }, within: 1d }",
       drill: "{ every: 30d, on: orders }",
+      record: "{ mask: all, keep: 30d }",
     });
     expect((await policyOf(files)).playbook("read")).toMatchObject({
       when: {
@@ -44,7 +45,23 @@ describe("a playbook", () => {
         withinMs: 86_400_000,
       },
       drill: { everyMs: 2_592_000_000, on: "orders" },
+      record: { mask: "all", keepMs: 2_592_000_000 },
     });
+  });
+
+  test("says what its recordings hold: a word that is not known masks nothing in silence, but is an error", async () => {
+    const of = async (record: string) => (await policyOf(with_({ record }))).playbook("read")?.record;
+    expect(await of("{ mask: parameters }")).toEqual({ mask: "parameters" });
+    expect(await of("{ keep: 7d }")).toEqual({ keepMs: 604_800_000 });
+    expect(await of("{ mask: none }")).toBeUndefined();
+    for (const wrong of ["everything", "[parameters]", "true", "1"]) {
+      expect(await complaint(with_({ record: `{ mask: ${wrong} }` })), wrong).toMatch(
+        /read\.yaml:9:\d+: record\.mask must be/,
+      );
+    }
+    expect(await complaint(with_({ record: "{}" }))).toContain("record is empty");
+    expect(await complaint(with_({ record: "{ masks: all }" }))).toContain('record has no key "masks"');
+    expect(await complaint(with_({ record: "{ keep: long }" }))).toContain("record.keep is not a duration");
   });
 
   test("names people by one name, whichever alias its file uses", async () => {

@@ -170,9 +170,29 @@ const compareAftermath: Compare = (old, next) => {
     ...(removed.length === 0 ? [] : [change("widens", "notify", `does not tell ${removed.join(", ")} any more`)]),
     ...(added.length === 0 ? [] : [change(heard, "notify", `also tells ${added.join(", ")}`)]),
     ...number("review.within", old.review.withinMs, next.review.withinMs, { wider: "more", text: formatDuration }),
+    ...masking(old, next),
+    ...keeping(old, next),
     ...told("drill", drill(old) === drill(next) ? undefined : "neutral", drill(old), drill(next)),
   ];
 };
+
+const MASKING: readonly string[] = ["none", "parameters", "all"];
+
+/** Less is written down by more masking: whoever reviews a use sees less of what was done. */
+function masking(old: Playbook, next: Playbook): readonly RuleChange[] {
+  const [was, is] = [old.record?.mask ?? "none", next.record?.mask ?? "none"];
+  if (was === is) return [];
+  return told("record.mask", MASKING.indexOf(is) > MASKING.indexOf(was) ? "widens" : "narrows", was, is);
+}
+
+/** How long the installation itself keeps recordings is not in the files. */
+function keeping(old: Playbook, next: Playbook): readonly RuleChange[] {
+  const [was, is] = [old.record?.keepMs, next.record?.keepMs];
+  if (was === is) return [];
+  const effect = was === undefined || is === undefined ? "unproved" : is < was ? "widens" : "narrows";
+  const text = (ms: number | undefined): string => (ms === undefined ? "the installation's" : formatDuration(ms));
+  return told("record.keep", effect, text(was), text(is));
+}
 
 function number(
   rule: string,

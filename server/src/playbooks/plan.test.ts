@@ -281,6 +281,15 @@ describe("rules", () => {
     expect(told(planOf(loud, silent), "unproved")).toEqual(["notify: also tells pagerduty:duty-manager"]);
   });
 
+  test("a recording that holds less, or not as long, is told as widening: whoever reviews a use sees less of it", () => {
+    const [masked, all] = [{ record: { mask: "parameters" as const } }, { record: { mask: "all" as const } }];
+    expect(told(planOf(withPlaybook(masked)), "widens")).toEqual(["record.mask: none → parameters"]);
+    expect(told(planOf(withPlaybook(masked), withPlaybook(all)), "narrows")).toEqual(["record.mask: all → parameters"]);
+    const [week, day] = [{ record: { keepMs: 7 * 86_400_000 } }, { record: { keepMs: 86_400_000 } }];
+    expect(told(planOf(withPlaybook(day), withPlaybook(week)), "widens")).toEqual(["record.keep: 7d → 1d"]);
+    expect(told(planOf(withPlaybook(day)), "unproved")).toEqual(["record.keep: the installation's → 1d"]);
+  });
+
   test("texts and drills change nobody's access", () => {
     const drill = { everyMs: 30 * MINUTE, on: "orders" };
     const plan = planOf({ ...withPlaybook({ summary: "Other", drill }), reasons: new Map([["outage", "Up"]]) });

@@ -1,7 +1,7 @@
-import { parseDuration } from "../core/duration.ts";
+import { LONGEST_KEEP_MS, parseDuration } from "../core/duration.ts";
 import type { Document, Entry, Node, Place } from "./document.ts";
 import { readHours, readZone } from "./hours.ts";
-import type { Hours, Playbook } from "./policy.ts";
+import { type Hours, isMasked, type Masked, type Playbook } from "./policy.ts";
 import { NAMED, type PlacedSelectors, readSelectors, readSides, WHO } from "./selectors.ts";
 import {
   isKindsMap,
@@ -40,6 +40,8 @@ interface Values {
   readonly notify: readonly string[];
   readonly review: { readonly by: PlacedSelectors; readonly withinMs: number };
   readonly drill: { readonly everyMs: number; readonly on: Placed<string> };
+  readonly mask: Masked;
+  readonly keep: number;
 }
 
 /** What one file says for one key. `value` is undefined after a mistake (which is reported), and for the word `none`. */
@@ -84,8 +86,9 @@ const SECTIONS = {
   approve: ["need", "from", "within", "unanswered"],
   time: ["max", "idle", "extend"],
   limit: ["uses", "per", "concurrent", "cooldown"],
+  record: ["mask", "keep"],
 } as const;
-const REST = ["limit", "notify", "review", "drill"];
+const REST = ["limit", "notify", "review", "drill", "record"];
 const PLAYBOOK_KEYS = ["playbook", "extends", ...Object.keys(EXAMPLES), ...REST, "tests"];
 const TEMPLATE_KEYS = ["template", ...Object.keys(EXAMPLES), ...REST];
 /** Who may open what, and with how much consent, is never a default: it stands where the playbook is reviewed. */
@@ -161,8 +164,8 @@ function readSayings(
       if (node !== undefined) sections.set(key, { place: startOf(node), slips: new Set(known[key]) });
       return new Map();
     }
-    if (key === "limit" && node.type === "map" && node.entries.length === 0) {
-      document.report(startOf(node), "limit is empty", "Leave the key out.");
+    if ((key === "limit" || key === "record") && node.type === "map" && node.entries.length === 0) {
+      document.report(startOf(node), `${key} is empty`, "Leave the key out.");
     }
     sections.set(key, { place: startOf(node), slips: read.slips });
     return read.entries;
@@ -202,6 +205,9 @@ function readSayings(
   put("notify", at("notify"), (node) => readChannels(document, node), true);
   put("review", at("review"), (node) => readReview(document, node));
   put("drill", at("drill"), (node) => readDrill(document, node), true);
+  const record = section("record");
+  put("mask", record.get("mask")?.value, (node) => readMask(document, node), true);
+  put("keep", record.get("keep")?.value, (node) => readDuration(document, node, "record.keep", LONGEST_KEEP_MS), true);
   return { sayings: says, sections };
 }
 
@@ -283,4 +289,15 @@ function readDrill(document: Document, node: Node): Values["drill"] | undefined 
   const on = onNode && readName(document, onNode, "drill.on");
   if (everyMs === undefined || onNode === undefined || on === undefined) return undefined;
   return { everyMs, on: { value: on, place: onNode.place } };
+}
+
+function readMask(document: Document, node: Node): Masked | undefined {
+  const text = readText(document, node, "record.mask");
+  if (text === undefined || isMasked(text)) return text;
+  document.report(
+    node.place,
+    "record.mask must be none, parameters or all",
+    "parameters: what a client sends beside the statement. all: those, and every literal in its text.",
+  );
+  return undefined;
 }

@@ -101,11 +101,28 @@ export interface Playbook {
     readonly withinMs: number;
   };
   readonly drill?: { readonly everyMs: number; readonly on: string };
+  /** What of its recordings is kept, and how long. Secrets in statements are masked whatever it says. */
+  readonly record?: {
+    /** Undefined: nothing else is masked. */
+    readonly mask?: Masked;
+    /** From the end of a session until the key of its recording is destroyed; undefined: the installation's own. */
+    readonly keepMs?: number;
+  };
   /**
    * SHA-256 (hex) of the canonical content of this playbook and of its target's kind and config: what an approver agreed
    * to. A grant pins it.
    */
   readonly hash: string;
+}
+
+/**
+ * Which values a recording holds as keyed hashes only: `parameters`, those that a client sends beside a statement's text;
+ * `all`, those and every literal in the text.
+ */
+export type Masked = "parameters" | "all";
+
+export function isMasked(text: string): text is Masked {
+  return text === "parameters" || text === "all";
 }
 
 /** A denial that no playbook can override (`forbid:` in policy.yaml). All conditions that are given must hold for it to deny. */
@@ -242,16 +259,21 @@ export type GrantVerb =
   | "kill"
   | "read_recording"
   | "watch_session"
+  | "hold_recording"
+  | "release_hold"
+  | "erase_recording"
   | "sign_review";
 export type InstallationVerb =
   | "list_playbooks"
   | "list_grants"
   | "read_log"
+  | "manage_log_keys"
   | "read_people"
   | "read_targets"
   | "check_target"
   | "read_alarms"
   | "read_reports"
+  | "read_holds"
   | "reload_policy";
 export type Action = Question["action"];
 

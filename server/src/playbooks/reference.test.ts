@@ -217,6 +217,9 @@ const others: fc.Arbitrary<Question>[] = [
     ...{ ...about, action: fc.constantFrom("end", "kill", "read_recording", "watch_session", "sign_review") },
   }),
   fc.record({
+    ...{ ...about, action: fc.constantFrom("hold_recording", "release_hold", "erase_recording") },
+  }),
+  fc.record({
     person: anyone,
     action: fc.constantFrom(...(Object.keys(INSTALLATION_VERBS) as (keyof typeof INSTALLATION_VERBS)[])),
   }),

@@ -164,12 +164,12 @@ export function readNames(
   return [...names.values()];
 }
 
-/** Milliseconds. */
-export function readDuration(document: Document, node: Node, what: string): number | undefined {
+/** Milliseconds, at most a year where `maxMs` is left out. */
+export function readDuration(document: Document, node: Node, what: string, maxMs?: number): number | undefined {
   const form = "Write it as 30m, 90s, 2h or 1h30m.";
   if (node.type === "scalar" && typeof node.value === "string") {
     try {
-      return parseDuration(node.value);
+      return parseDuration(node.value, maxMs);
     } catch {
       document.report(node.place, `${what} is not a duration`, form);
       return undefined;

@@ -32,6 +32,10 @@ export const GRANT_VERBS: Readonly<Record<GrantVerb, GrantRule>> = {
   // Not the requester: a terminal's recording holds the target's data, and access to that ends with the grant.
   read_recording: { ...NOBODY, roles: ["security_officer", "auditor"], words: "read recordings" },
   watch_session: { ...NOBODY, roles: ["security_officer", "auditor"], words: "watch sessions" },
+  // To keep is never against anybody. To let go, or to destroy, is never the requester's: `glasskey.not-requester`.
+  hold_recording: { ...NOBODY, roles: ["security_officer"], words: "hold recordings" },
+  release_hold: { ...NOBODY, roles: ["security_officer"], words: "lift holds" },
+  erase_recording: { ...NOBODY, roles: ["security_officer"], words: "erase recordings" },
   // Never the requester, whatever else they are: `glasskey.not-requester`.
   sign_review: { ...NOBODY, reviewers: true, roles: ["security_officer"], words: "sign this review" },
 };
@@ -41,10 +45,12 @@ export const INSTALLATION_VERBS: Readonly<Record<InstallationVerb, { roles: read
   // Each row is then asked about with read_grant.
   list_grants: { roles: ROLES, words: "list grants" },
   read_log: { roles: ["security_officer", "auditor"], words: "read the log" },
+  manage_log_keys: { roles: ["admin"], words: "change the log's keys" },
   read_people: { roles: ["security_officer", "auditor", "admin"], words: "read the list of people" },
   read_targets: { roles: ["security_officer", "auditor", "admin"], words: "read the targets' configuration" },
   check_target: { roles: ["admin"], words: "check a target" },
   read_alarms: { roles: ["security_officer", "auditor", "admin"], words: "read alarms" },
   read_reports: { roles: ["security_officer", "auditor", "admin"], words: "read reports" },
+  read_holds: { roles: ["security_officer", "auditor"], words: "see the holds on recordings" },
   reload_policy: { roles: ["admin"], words: "load the policy again" },
 };

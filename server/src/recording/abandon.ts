@@ -1,10 +1,11 @@
+import { sql } from "kysely";
 import { GlassError } from "../core/errors.ts";
 import { RECORD } from "../targets/target.ts";
 import { chunkName, sealChunk } from "./chunk.ts";
 import { encodeRecord } from "./record.ts";
 import type { SealerOptions } from "./sealer.ts";
 import { sealedEvent } from "./sealer-waiting.ts";
-import { commitChunk, unfinishedSessions } from "./sealer-progress.ts";
+import { commitChunk, type Progress, readProgress, unfinishedSessions } from "./sealer-progress.ts";
 import { makeSessionKey } from "./session-keys.ts";
 
 export type AbandonOptions = Pick<SealerOptions, "name" | "store" | "keyring" | "chunks" | "append"> & { now: Date };
@@ -13,9 +14,10 @@ export type AbandonOptions = Pick<SealerOptions, "name" | "store" | "keyring" | 
  * For an operator whose journal folder is lost for good: ends every recording that was not sealed to its end with a record
  * that says so, each with its chunk and log entry, and lets the process begin a new journal under the old name. What was
  * in the folder and not sealed is gone, at most the last two seconds of each session while the store answered.
- * Safe to repeat after a crash. The process that had the journal must not run.
+ * Safe to repeat after a crash. The process that had the journal must not run; one that was seen lately is refused.
+ * @param options.name the process's id (`nd_…`), by which its journal is known.
  * @returns the sessions that were ended so.
- * @throws GlassError `not_found` where no journal of that name is known.
+ * @throws GlassError `not_found` where no journal of that name is known, `conflict` while its process is alive.
  */
 export async function abandonJournal({
   name,
@@ -26,8 +28,17 @@ export async function abandonJournal({
   now,
 }: AbandonOptions): Promise<readonly string[]> {
   const row = await store.selectFrom("journals").select("journal").where("name", "=", name).executeTakeFirst();
-  if (row === undefined) throw new GlassError("not_found", `no journal is known under the name ${name}`);
-  const unfinished = await unfinishedSessions(store, row.journal);
+  if (row === undefined) {
+    const known = (await store.selectFrom("journals").select("name").orderBy("name").execute()).map((one) => one.name);
+    throw new GlassError("not_found", `no journal is known under the name ${name}`, {
+      next: known.length === 0 ? "None is known at all." : `Known are: ${known.join(", ")}`,
+    });
+  }
+  await refuseAlive(store, name);
+  const unfinished = new Map([
+    ...(await unfinishedSessions(store, row.journal)),
+    ...(await unsealedSessions(store, name)),
+  ]);
   for (const [session, progress] of unfinished) {
     const payload = Buffer.from(
       JSON.stringify({ cause: "lost", detail: "the journal with the rest of the recording was lost" }),
@@ -43,6 +54,45 @@ export async function abandonJournal({
       await append(trx, sealedEvent(chunk, progress.grant, now));
     });
   }
-  await store.deleteFrom("journals").where("name", "=", name).where("journal", "=", row.journal).execute();
+  await store.transaction().execute(async (trx) => {
+    const gone = await trx
+      .deleteFrom("journals")
+      .where("name", "=", name)
+      .where("journal", "=", row.journal)
+      .executeTakeFirst();
+    if (gone.numDeletedRows !== 1n) throw new GlassError("conflict", `somebody else abandons the journal of ${name}`);
+    const data = { node: name, journal: row.journal, sessions: unfinished.size };
+    await append(trx, { type: "recording.journal_lost", at: now, actor: "glasskey", data });
+  });
   return [...unfinished.keys()];
+}
+
+const ALIVE_MS = 30_000; // twice as long as after which others take a silent process for dead
+
+async function refuseAlive(store: SealerOptions["store"], node: string): Promise<void> {
+  const alive = await store
+    .selectFrom("nodes")
+    .select("id")
+    .where("id", "=", node)
+    .where(sql<boolean>`seen_at > clock_timestamp() - ${ALIVE_MS} * interval '1 millisecond'`)
+    .executeTakeFirst();
+  if (alive !== undefined)
+    throw new GlassError("conflict", `${node} is alive, or was within the last ${ALIVE_MS / 1_000} seconds`, {
+      next: "Stop that Glasskey first. Its journal is not lost while it writes it.",
+    });
+}
+
+/** Sessions of that process of which not even the first chunk was sealed: all that they had was in the journal. */
+async function unsealedSessions(store: SealerOptions["store"], node: string): Promise<Map<string, Progress>> {
+  const rows = await store
+    .selectFrom("sessions")
+    .select("id")
+    .where("node", "=", node)
+    .where("journal", "is", null)
+    .where("recording_complete", "=", false)
+    .execute();
+  return readProgress(
+    store,
+    rows.map(({ id }) => id),
+  );
 }

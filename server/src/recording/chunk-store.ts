@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { GlassError } from "../core/errors.ts";
+import type { ObjectStore } from "../objects/object-store.ts";
 
 /**
  * Where sealed chunks live. Names are two segments, `session/file`, and end in the hash of the content: a name is
@@ -73,6 +74,25 @@ export function folderChunkStore(root: string): ChunkStore {
         if (isAbsent(error)) return [];
         throw error;
       }
+    },
+  };
+}
+
+/**
+ * Chunks in an object store, such as S3: then any number of processes read and write the same ones. Names end in the hash
+ * of the content, so a repetition after a crash finds its own bytes, and other bytes under a name are an error.
+ */
+export function objectChunkStore(objects: ObjectStore): ChunkStore {
+  return {
+    async put(name, bytes) {
+      await objects.put(checked(name), bytes);
+    },
+    get: (name, maxBytes) => objects.get(checked(name), maxBytes),
+    async list(session) {
+      checked(`${session}/x`);
+      const names: string[] = [];
+      for await (const name of objects.list(session)) names.push(name);
+      return names.toSorted();
     },
   };
 }

@@ -1,5 +1,6 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
 import { newId } from "../core/ids.ts";
@@ -8,15 +9,22 @@ import { recordsIn, testFolder, testJournal } from "./testing/journal.ts";
 const WRITER = fileURLToPath(new URL("./testing/crash-writer.ts", import.meta.url));
 const KILLS = 8;
 
-test.for(["durable", "written"] as const)(
-  "mode %s: killed again and again under load, every acknowledged record is there, once",
+test.for([
+  ["durable", "one folder"],
+  ["written", "one folder"],
+  ["durable", "mirrored"],
+  ["written", "mirrored"],
+] as const)(
+  "mode %s, %s: killed again and again under load, every acknowledged record is there, once",
   { timeout: 120_000 },
-  async (mode) => {
-    await using folder = await testFolder();
+  async ([mode, copies]) => {
+    await using parent = await testFolder();
+    const folder = { path: join(parent.path, "journal") };
+    const mirror = copies === "mirrored" ? `${folder.path}-mirror` : undefined;
     const promised = new Map<string, number>();
     for (let kill = 0; kill < KILLS; kill++) {
       const sessions = Array.from({ length: 8 }, () => newId("session"));
-      const child = spawn(process.execPath, [WRITER, folder.path, mode, ...sessions], {
+      const child = spawn(process.execPath, [WRITER, folder.path, mode, copies, ...sessions], {
         stdio: ["ignore", "pipe", "pipe"],
       });
       let said = "";
@@ -34,15 +42,17 @@ test.for(["durable", "written"] as const)(
         promised.set(session, Number(seq));
       }
     }
-    await (await testJournal(folder.path)).close(); // recovery
-    const found = new Map<string, number>();
-    for (const { session, seq, payload } of await recordsIn(folder.path)) {
-      expect(seq).toBe((found.get(session) ?? 0) + 1);
-      expect(payload.equals(Buffer.alloc(seq % 700, seq & 255))).toBe(true);
-      found.set(session, seq);
-    }
+    await (await testJournal(folder.path, { mirror })).close(); // recovery
     const total = [...promised.values()].reduce((sum, seq) => sum + seq, 0);
     expect(total).toBeGreaterThan(KILLS * 50);
-    for (const [session, seq] of promised) expect(found.get(session) ?? 0).toBeGreaterThanOrEqual(seq);
+    for (const dir of mirror === undefined ? [folder.path] : [folder.path, mirror]) {
+      const found = new Map<string, number>();
+      for (const { session, seq, payload } of await recordsIn(dir)) {
+        expect(seq).toBe((found.get(session) ?? 0) + 1);
+        expect(payload.equals(Buffer.alloc(seq % 700, seq & 255))).toBe(true);
+        found.set(session, seq);
+      }
+      for (const [session, seq] of promised) expect(found.get(session) ?? 0).toBeGreaterThanOrEqual(seq);
+    }
   },
 );

@@ -139,6 +139,14 @@ export function claimedBytes(bytes: Buffer, at: number): number {
   return whole % FRAME_ALIGN === 0 && whole <= MAX_FRAME_BYTES ? whole : -1;
 }
 
+/** The sequence in the head at `bytes[at]`, where a whole frame with a right checksum is; it is not authenticated. */
+export function claimedSequence(bytes: Buffer, at: number): number | undefined {
+  if (at + FRAME_HEAD_BYTES > bytes.length) return undefined;
+  const whole = claimedBytes(bytes, at);
+  if (whole <= 0 || at + whole > bytes.length || bytes[at + whole - 1] !== END_MARK) return undefined;
+  return get32(bytes, at + 4) === frameCrc(bytes, at, whole) ? get64(bytes, at + 8) : undefined;
+}
+
 /** Opens the frame at `bytes[at]`, trusting nothing. `bytes` of a failure: how far the frame would reach, 0 if unknown. */
 export function openFrame(file: FileKey, bytes: Buffer, at: number): Opened {
   if (at + FRAME_HEAD_BYTES > bytes.length) return { ok: false, why: "short", bytes: FRAME_HEAD_BYTES };

@@ -1,4 +1,16 @@
-import { close, constants, fdatasync, type NoParamCallback, open as openFile, write, writeSync } from "node:fs";
+import {
+  close,
+  closeSync,
+  constants,
+  existsSync,
+  fdatasync,
+  fsyncSync,
+  type NoParamCallback,
+  open as openFile,
+  openSync,
+  write,
+  writeSync,
+} from "node:fs";
 import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
@@ -26,8 +38,14 @@ export interface JournalFiles {
   writeSync(fd: number, bytes: Buffer, length: number, position: number): void;
   sync(fd: number, done: NoParamCallback): void;
   close(fd: number): void;
+  /**
+   * Writes a note of one sector over whatever the file held, and syncs it, before it returns: what follows depends on it.
+   * A file that is there already needs no room on the disk.
+   */
+  mark(dir: string, name: string, text: string): void;
 }
 
+const NOTE_BYTES = 512;
 const MAX_SLICE_BYTES = 4 << 20;
 const FOLDER_MODE = 0o700;
 const FILE_MODE = 0o600;
@@ -100,10 +118,30 @@ export const nodeFiles: JournalFiles = {
   close(fd) {
     close(fd, () => {}); // everything in it was synced or is lost already
   },
+  mark(dir, name, text) {
+    const path = join(dir, name);
+    const made = !existsSync(path);
+    const fd = openSync(path, constants.O_RDWR | constants.O_CREAT, FILE_MODE);
+    try {
+      writeSync(fd, text.slice(0, NOTE_BYTES).padEnd(NOTE_BYTES), 0, "latin1");
+      fsyncSync(fd);
+    } finally {
+      closeSync(fd);
+    }
+    if (!made) return;
+    const folder = openSync(dir, "r");
+    try {
+      fsyncSync(folder);
+    } finally {
+      closeSync(folder);
+    }
+  },
 };
 
 /** Whether a file opened `synced` still needs `sync` after each write to be durable. */
 export const SYNC_AFTER_WRITE = SYNCED_WRITE === 0;
+
+const SQLITE_BUSY = 5;
 
 export interface Lock {
   release(): void;
@@ -113,20 +151,35 @@ export interface Lock {
  * Takes the folder for this process, until `release` or death. SQLite's file lock is used because the kernel drops it
  * with the process, whichever way that ends, and because it holds across containers that share the folder: a file with
  * a process id in it does neither. The lock file stays empty.
- * @throws GlassError `conflict` when another process, or another journal in this one, has it.
+ * @throws GlassError `conflict` when another process, or another journal in this one, has it; `config_invalid` where it cannot be
+ * locked at all.
  */
 export function lockFolder(dir: string, what = "the journal folder"): Lock {
-  const database = new DatabaseSync(join(dir, "lock"));
+  let database: DatabaseSync;
+  try {
+    database = new DatabaseSync(join(dir, "lock"));
+  } catch (cause) {
+    throw unusable(dir, what, cause);
+  }
   try {
     database.exec("pragma busy_timeout = 0; pragma journal_mode = memory; begin exclusive");
   } catch (cause) {
     database.close();
+    if (!(cause instanceof Error && "errcode" in cause && cause.errcode === SQLITE_BUSY))
+      throw unusable(dir, what, cause);
     throw new GlassError("conflict", `${what} ${dir} is in use by another Glasskey process: ${describe(cause)}`, {
       next: "Stop the other process, or give this one a folder of its own.",
       cause,
     });
   }
   return { release: () => database.close() };
+}
+
+function unusable(dir: string, what: string, cause: unknown): GlassError {
+  return new GlassError("config_invalid", `${what} ${dir} cannot be used: ${describe(cause)}`, {
+    next: "Check the disk, and who may write there.",
+    cause,
+  });
 }
 
 async function sizeOf(path: string): Promise<number | undefined> {

@@ -4,7 +4,8 @@ import type { Recorder } from "../targets/target.ts";
 import { RECORD } from "../targets/target.ts";
 import { type Batch, batchBytes, clearBatch, emptyBatch, queueRecord, takeSessionEnds, type Writer } from "./batch.ts";
 import { encodeFileHeader, FILE_HEADER_BYTES, type FileKey, fileKey, frameBytes, sealFrame } from "./frame.ts";
-import { type JournalFiles, lockFolder, nodeFiles, SYNC_AFTER_WRITE } from "./journal-files.ts";
+import { type JournalFolders, openFolders } from "./journal-copies.ts";
+import { type JournalFiles, nodeFiles, SYNC_AFTER_WRITE } from "./journal-files.ts";
 import { journalFileName } from "./reader.ts";
 import { microsecondClock } from "./microseconds.ts";
 import { JOURNAL_OPENED, JOURNAL_SESSION, MAX_PAYLOAD_BYTES, sessionBytes } from "./record.ts";
@@ -13,6 +14,10 @@ import { type Recovered, recoverJournal, UNFINISHED } from "./recovery.ts";
 export interface JournalOptions {
   /** The journal's folder, this process's own. */
   dir: string;
+  /** A second folder, on another disk, with the same bytes: one broken disk then neither stops recording nor takes any of it away. */
+  mirror?: string | undefined;
+  /** How long one disk may take longer than the other before it is given up; 5000 by default. */
+  slowDiskMs?: number | undefined;
   /** 32 bytes. The same at every start, or what is in the folder cannot be read. */
   key: Uint8Array;
   /**
@@ -62,6 +67,10 @@ export interface Journal {
   recorder(session: string): Recorder;
   /** Why no session may begin now; undefined while all is well. */
   unavailable(): GlassError | undefined;
+  /** Which of two folders was given up, and why; undefined with both, and with one alone. */
+  degraded(): string | undefined;
+  /** What was done at the opening to make two folders equal; undefined where they were. */
+  readonly rebuilt: string | undefined;
   /** Resolves when all that was queued before is committed. @throws GlassError `recording_unavailable`. */
   flush(): Promise<void>;
   /** Flushes, syncs, cuts the last file to its length and gives the folder back. Idempotent. Never throws. */
@@ -101,25 +110,26 @@ interface LiveFile {
 /**
  * Opens the journal folder: takes its lock, verifies and recovers what is there, and begins a new file. All sessions of
  * this process write to it; whatever queued during one write and sync goes into the next.
- * @throws GlassError `integrity` for a damaged journal, `conflict` for a folder in use, `recording_unavailable` when the
+ * @throws GlassError `integrity` for a damaged journal or two that contradict each other, `conflict` for a folder in use, `recording_unavailable` when the
  * first file cannot be made.
  */
 export async function openJournal(options: JournalOptions): Promise<Journal> {
   const { dir, key, mode } = options;
-  const files = options.files ?? nodeFiles;
   const fileBytes = Math.max(MIN_FILE_BYTES, options.fileBytes ?? DEFAULT_FILE_BYTES);
   const maxUnsealedBytes = options.maxUnsealedBytes ?? DEFAULT_MAX_UNSEALED_BYTES;
   const reserveBytes = Math.min(RESERVE_BYTES, fileBytes >> 2);
   const durable = mode === "durable";
   if (key.length !== 32) throw new GlassError("internal", "the journal key must have 32 bytes");
 
-  await files.makeFolder(dir);
-  const lock = lockFolder(dir);
+  const folders: JournalFolders = await openFolders({
+    ...{ dir, mirror: options.mirror, key, files: options.files ?? nodeFiles, slowMs: options.slowDiskMs },
+  });
+  const files = folders.files;
   let recovered: Recovered;
   try {
-    recovered = await recoverJournal(dir, key, files);
+    recovered = await recoverJournal(folders.dir, key, files);
   } catch (error) {
-    lock.release();
+    folders.release();
     throw error;
   }
   const journalId = recovered.journalId ?? randomBytes(16);
@@ -421,7 +431,7 @@ export async function openJournal(options: JournalOptions): Promise<Journal> {
   try {
     current = await makeFile();
   } catch (cause) {
-    lock.release();
+    folders.release();
     throw noSpace(dir, cause);
   }
   const own: Writer = { id: sessionBytes(JOURNAL_SESSION), seq: 0, pending: 0 };
@@ -434,7 +444,7 @@ export async function openJournal(options: JournalOptions): Promise<Journal> {
     });
   }).catch((error: unknown) => {
     files.close(current.fd);
-    lock.release();
+    folders.release();
     throw error;
   });
   synced = sequence;
@@ -455,7 +465,15 @@ export async function openJournal(options: JournalOptions): Promise<Journal> {
     id: journalId.toString("hex"),
     openedSequence,
     torn: recovered.torn,
+    rebuilt: folders.rebuilt,
     unavailable,
+
+    degraded() {
+      const lost = folders.lost();
+      return lost === undefined
+        ? undefined
+        : `the recording goes on without its copy in ${lost.dir}, which was given up: ${lost.why}`;
+    },
 
     recorder(session) {
       const why = unavailable();
@@ -505,7 +523,7 @@ export async function openJournal(options: JournalOptions): Promise<Journal> {
         if (wasFailed) files.close(current.fd);
         else retire(current);
         await Promise.all(retired);
-        lock.release();
+        folders.release();
       })();
       return closing;
     },

@@ -1,9 +1,11 @@
 import { constants } from "node:fs";
 import { type FileHandle, open, readdir } from "node:fs/promises";
 import { join } from "node:path";
+import { sleep } from "../core/clock.ts";
 import { GlassError } from "../core/errors.ts";
 import {
   claimedBytes,
+  claimedSequence,
   decodeFileHeader,
   FILE_HEADER_BYTES,
   type FileHeader,
@@ -16,6 +18,7 @@ import {
   openFrame,
   wholeButForHead,
 } from "./frame.ts";
+import { isGivenUp } from "./journal-mirror.ts";
 import { decodeRecords, type StoredRecord } from "./record.ts";
 
 /** A journal file's name: its number, so that names sort as numbers. */
@@ -32,6 +35,8 @@ export function journalFileNumber(name: string): number | undefined {
 export interface JournalFrame {
   readonly file: string;
   readonly offset: number;
+  /** Its length in the file. */
+  readonly bytes: number;
   readonly sequence: number;
   readonly records: readonly StoredRecord[];
 }
@@ -62,7 +67,10 @@ export interface JournalReader {
   /** Of the last frame read; 0 before the first. */
   readonly sequence: number;
   readonly journalId: Buffer | undefined;
-  /** Syncs the files that frames were read from since the last call, so that what follows from them cannot outlive them. */
+  /**
+   * Syncs the files that frames were read from since the last call, so that what follows from them cannot outlive them.
+   * With a mirror, also waits until its copy has the last of them, or is lost.
+   */
   sync(): Promise<void>;
   close(): Promise<void>;
 }
@@ -76,15 +84,23 @@ interface OpenFile {
 
 const WINDOW_BYTES = 1 << 20;
 const SECTOR_BYTES = 512;
+const LAST_BYTES = 4_096; // of a frame that is written whole or not acknowledged, its end is looked at
+const COPY_POLL_MS = 10;
+const COPY_WAIT_MS = 10_000; // twice as long as the writer waits before it gives a copy up
 
 /**
  * Reads a journal folder from its first file, verifying every frame: checksum, tag, and sequences without a gap. Used
  * both while the journal grows and at start. Memory: one window of 1 MiB, or one frame.
+ * @param mirror the journal's second folder, which has the same bytes: reading goes on there, at the same place, when
+ * the first cannot be read, does not verify, or was given up by the writer.
  */
-export function openReader(dir: string, key: Uint8Array): JournalReader {
+export function openReader(primary: string, key: Uint8Array, mirror?: string): JournalReader {
+  let dir = primary;
   let current: OpenFile | undefined;
   let offset = FILE_HEADER_BYTES;
   let sequence = 0;
+  let lastFile = ""; // of the last frame taken
+  let lastEnd = 0;
   let journalId: Buffer | undefined;
   let window = Buffer.alloc(0);
   let windowAt = 0;
@@ -93,8 +109,8 @@ export function openReader(dir: string, key: Uint8Array): JournalReader {
   const files = async (): Promise<string[]> =>
     (await readdir(dir)).filter((name) => journalFileNumber(name) !== undefined).toSorted();
 
-  const openFile = async (name: string): Promise<OpenFile> => {
-    const handle = await open(join(dir, name), constants.O_RDONLY);
+  const openFile = async (name: string, from = dir): Promise<OpenFile> => {
+    const handle = await open(join(from, name), constants.O_RDONLY);
     try {
       const page = Buffer.alloc(FILE_HEADER_BYTES);
       const { bytesRead } = await handle.read(page, 0, FILE_HEADER_BYTES, 0);
@@ -141,9 +157,10 @@ export function openReader(dir: string, key: Uint8Array): JournalReader {
       );
     }
     const records = named(file.name, offset, () => decodeRecords(frame.plain));
-    const found = { file: file.name, offset, sequence: frame.sequence, records };
+    const found = { file: file.name, offset, bytes: frame.bytes, sequence: frame.sequence, records };
     sequence = frame.sequence;
     offset += frame.bytes;
+    [lastFile, lastEnd] = [file.name, offset];
     if (unsynced.at(-1) !== file) unsynced.push(file);
     return found;
   };
@@ -156,23 +173,6 @@ export function openReader(dir: string, key: Uint8Array): JournalReader {
     windowAt = 0;
   };
 
-  /** The first valid frame behind `at` in `file`, whatever its place: proof that something was written after `at`. */
-  const searchFrame = async (file: OpenFile, at: number): Promise<{ offset: number; frame: Frame } | undefined> => {
-    const buffer = Buffer.allocUnsafe(Math.min(WINDOW_BYTES + MAX_FRAME_BYTES, await bytesBehind(file.handle, at)));
-    for (let base = at; buffer.length > 0; base += WINDOW_BYTES) {
-      const { bytesRead } = await file.handle.read(buffer, 0, buffer.length, base);
-      if (bytesRead === 0) return undefined;
-      const bytes = buffer.subarray(0, bytesRead);
-      if (isZero(bytes)) continue;
-      for (let i = 0; i < Math.min(WINDOW_BYTES, bytesRead); i += FRAME_ALIGN) {
-        if (i + 4 > bytesRead || claimedBytes(bytes, i) <= 0) continue;
-        const opened = openFrame(file.key, bytes, i);
-        if (opened.ok) return { offset: base + i, frame: opened.frame };
-      }
-    }
-    return undefined;
-  };
-
   /**
    * The first file after the current one that has a frame: at its beginning, or with `anywhere` in any place. While the
    * journal grows only the beginning is looked at, for the next file is mostly 64 MiB of zeros that were prepared ahead.
@@ -182,12 +182,102 @@ export function openReader(dir: string, key: Uint8Array): JournalReader {
   ): Promise<{ file: OpenFile; frame: Frame; offset: number } | undefined> => {
     for (const name of await files()) {
       if (current !== undefined && name <= current.name) continue;
-      const file = await openFile(name);
+      const file = await openFile(name).catch(unlessAbsent);
+      if (file === undefined) continue; // prepared ahead, and removed by a journal that was closed just now
       const found = anywhere ? await searchFrame(file, FILE_HEADER_BYTES) : await firstFrame(file);
       if (found !== undefined) return { file, ...found };
       await file.handle.close();
     }
     return undefined;
+  };
+
+  const nextHere = async (): Promise<JournalFrame | undefined> => {
+    if (current === undefined) {
+      const [first] = await files();
+      if (first === undefined) return undefined;
+      const file = await openFile(first);
+      journalId = file.header.journalId;
+      await moveTo(file);
+    }
+    for (;;) {
+      const file = current as OpenFile;
+      const opened = await frameAt(file, offset, false);
+      if (opened.ok) return take(file, opened.frame);
+      // The window may be older than the file; and the file may have grown before a later one began.
+      const later = await laterFrame(false);
+      const again = await frameAt(file, offset, true);
+      if (again.ok) {
+        await later?.file.handle.close();
+        return take(file, again.frame);
+      }
+      if (later === undefined) return undefined;
+      const follows = later.offset === FILE_HEADER_BYTES && later.frame.sequence === sequence + 1;
+      if (again.why === "empty" || (again.why === "short" && (await bytesAt(file, offset, 1, true)).length === 0)) {
+        if (follows || sequence === 0) {
+          await moveTo(later.file);
+          continue;
+        }
+      }
+      await later.file.handle.close();
+      if (later.frame.synced <= sequence) return undefined; // the end, after a power cut in mode `written`
+      throw damage(
+        file.name,
+        offset,
+        `frame ${sequence + 1} is not there or does not verify (${again.why}), and frame ${later.frame.sequence} in ${later.file.name} does`,
+      );
+    }
+  };
+
+  /** Goes on in the other folder, at the same place. @throws whatever keeps it from being read. */
+  const changeSides = async (to: string): Promise<void> => {
+    const currentName = current?.name;
+    const unsyncedNames = unsynced.map(({ name }) => name);
+    const opened = new Map<string, OpenFile>();
+    try {
+      for (const name of new Set([...unsyncedNames, ...(currentName === undefined ? [] : [currentName])]))
+        opened.set(name, await openFile(name, to));
+    } catch (error) {
+      for (const { handle } of opened.values()) await handle.close();
+      throw error; // all is as it was
+    }
+    await closeAll();
+    dir = to;
+    current = currentName === undefined ? undefined : opened.get(currentName);
+    unsynced.push(...unsyncedNames.map((name) => opened.get(name) as OpenFile));
+    window = Buffer.alloc(0);
+    windowAt = 0;
+  };
+
+  const otherSide = (): string | undefined => (mirror === undefined ? undefined : dir === primary ? mirror : primary);
+
+  const closeAll = async (): Promise<void> => {
+    const open = new Set([...unsynced, ...(current === undefined ? [] : [current])]);
+    unsynced.length = 0;
+    current = undefined;
+    for (const file of open) await file.handle.close();
+  };
+
+  /**
+   * Whether the other copy has the last frame that was read here, on its disk: the writer waits for both, and readers may
+   * be quicker. @throws whatever keeps it from being read.
+   */
+  const alsoIn = async (other: string): Promise<boolean> => {
+    const from = unsynced.find(({ name }) => name === lastFile);
+    if (from === undefined) return true; // nothing was read since the last call
+    const here = Buffer.alloc(LAST_BYTES);
+    const there = Buffer.alloc(LAST_BYTES);
+    const file = await open(join(other, lastFile), constants.O_RDONLY);
+    try {
+      const at = Math.max(0, lastEnd - LAST_BYTES);
+      const { bytesRead } = await from.handle.read(here, 0, LAST_BYTES, at);
+      await file.datasync();
+      await file.read(there, 0, LAST_BYTES, at);
+      return here
+        .subarray(0, Math.min(bytesRead, lastEnd - at))
+        .equals(there.subarray(0, Math.min(bytesRead, lastEnd - at)));
+    } finally {
+      await file.close();
+    }
   };
 
   const reader: JournalReader = {
@@ -199,40 +289,18 @@ export function openReader(dir: string, key: Uint8Array): JournalReader {
     },
 
     async next() {
-      if (current === undefined) {
-        const [first] = await files();
-        if (first === undefined) return undefined;
-        const file = await openFile(first);
-        journalId = file.header.journalId;
-        await moveTo(file);
+      const other = otherSide();
+      if (other === undefined) return nextHere();
+      try {
+        const frame = await nextHere();
+        if (frame !== undefined || !(await isGivenUp(dir, other))) return frame;
+      } catch (error) {
+        if (await isGivenUp(other, dir).catch(() => true)) throw error; // the copy is no better
+        await changeSides(other);
+        return nextHere();
       }
-      for (;;) {
-        const file = current as OpenFile;
-        const opened = await frameAt(file, offset, false);
-        if (opened.ok) return take(file, opened.frame);
-        // The window may be older than the file; and the file may have grown before a later one began.
-        const later = await laterFrame(false);
-        const again = await frameAt(file, offset, true);
-        if (again.ok) {
-          await later?.file.handle.close();
-          return take(file, again.frame);
-        }
-        if (later === undefined) return undefined;
-        const follows = later.offset === FILE_HEADER_BYTES && later.frame.sequence === sequence + 1;
-        if (again.why === "empty" || (again.why === "short" && (await bytesAt(file, offset, 1, true)).length === 0)) {
-          if (follows || sequence === 0) {
-            await moveTo(later.file);
-            continue;
-          }
-        }
-        await later.file.handle.close();
-        if (later.frame.synced <= sequence) return undefined; // the end, after a power cut in mode `written`
-        throw damage(
-          file.name,
-          offset,
-          `frame ${sequence + 1} is not there or does not verify (${again.why}), and frame ${later.frame.sequence} in ${later.file.name} does`,
-        );
-      }
+      await changeSides(other);
+      return nextHere();
     },
 
     async tail() {
@@ -279,6 +347,17 @@ export function openReader(dir: string, key: Uint8Array): JournalReader {
     },
 
     async sync() {
+      const other = otherSide();
+      // A copy that cannot be read is as good as given up: the writer will find out at its next frame.
+      for (
+        let waitedMs = 0;
+        other !== undefined && !(await alsoIn(other).catch(() => true));
+        waitedMs += COPY_POLL_MS
+      ) {
+        if (await isGivenUp(other, dir)) break;
+        if (waitedMs >= COPY_WAIT_MS) throw new GlassError("recording_unavailable", `${other} lags behind ${dir}`);
+        await sleep(COPY_POLL_MS);
+      }
       while (unsynced.length > 0) {
         const file = unsynced[0] as OpenFile;
         await file.handle.datasync();
@@ -287,12 +366,7 @@ export function openReader(dir: string, key: Uint8Array): JournalReader {
       }
     },
 
-    async close() {
-      const open = new Set([...unsynced, ...(current === undefined ? [] : [current])]);
-      unsynced.length = 0;
-      current = undefined;
-      for (const file of open) await file.handle.close();
-    },
+    close: closeAll,
   };
   return reader;
 }
@@ -305,6 +379,32 @@ export async function* readJournal(dir: string, key: Uint8Array): AsyncGenerator
   } finally {
     await reader.close();
   }
+}
+
+/**
+ * The highest sequence that any frame in the folder claims, whatever is wrong with the others: what a damaged journal once
+ * held. Only checksums are looked at, for the header may be what is damaged. 0 where there is none.
+ */
+export async function highestSequence(dir: string): Promise<number> {
+  let highest = 0;
+  for (const name of await readdir(dir)) {
+    if (journalFileNumber(name) === undefined) continue;
+    const handle = await open(join(dir, name), constants.O_RDONLY);
+    try {
+      const buffer = Buffer.allocUnsafe(WINDOW_BYTES + MAX_FRAME_BYTES);
+      for (let base = 0; ; base += WINDOW_BYTES) {
+        const { bytesRead } = await handle.read(buffer, 0, buffer.length, base);
+        if (bytesRead === 0) break;
+        const bytes = buffer.subarray(0, bytesRead);
+        if (isZero(bytes)) continue;
+        for (let i = 0; i < Math.min(WINDOW_BYTES, bytesRead); i += FRAME_ALIGN)
+          highest = Math.max(highest, claimedSequence(bytes, i) ?? 0);
+      }
+    } finally {
+      await handle.close();
+    }
+  }
+  return highest;
 }
 
 function damage(file: string, offset: number, why: string): GlassError {
@@ -321,6 +421,28 @@ function named<T>(file: string, offset: number, read: () => T): T {
     if (error instanceof GlassError) throw damage(file, offset, error.message);
     throw error;
   }
+}
+
+/** The first valid frame behind `at` in `file`, whatever its place: proof that something was written after `at`. */
+async function searchFrame(file: OpenFile, at: number): Promise<{ offset: number; frame: Frame } | undefined> {
+  const buffer = Buffer.allocUnsafe(Math.min(WINDOW_BYTES + MAX_FRAME_BYTES, await bytesBehind(file.handle, at)));
+  for (let base = at; buffer.length > 0; base += WINDOW_BYTES) {
+    const { bytesRead } = await file.handle.read(buffer, 0, buffer.length, base);
+    if (bytesRead === 0) return undefined;
+    const bytes = buffer.subarray(0, bytesRead);
+    if (isZero(bytes)) continue;
+    for (let i = 0; i < Math.min(WINDOW_BYTES, bytesRead); i += FRAME_ALIGN) {
+      if (i + 4 > bytesRead || claimedBytes(bytes, i) <= 0) continue;
+      const opened = openFrame(file.key, bytes, i);
+      if (opened.ok) return { offset: base + i, frame: opened.frame };
+    }
+  }
+  return undefined;
+}
+
+function unlessAbsent(error: unknown): undefined {
+  if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
+  throw error;
 }
 
 async function firstFrame(file: OpenFile): Promise<{ offset: number; frame: Frame } | undefined> {

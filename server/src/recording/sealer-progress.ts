@@ -42,7 +42,10 @@ export async function enterJournal(store: Store, name: string, opened: OpenedJou
       const left = await trx
         .selectFrom("sessions")
         .select("id")
-        .where("journal", "=", row.journal)
+        // Also those of which nothing was sealed yet: all that they had was in that folder.
+        .where((eb) =>
+          eb.or([eb("journal", "=", row.journal), eb.and([eb("journal", "is", null), eb("node", "=", name)])]),
+        )
         .where("recording_complete", "=", false)
         .orderBy("id")
         .execute();

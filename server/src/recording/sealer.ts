@@ -7,7 +7,14 @@ import { CHUNK_PLAIN_BYTES, chunkName, MAX_CHUNK_BYTES, parseChunkName, sealChun
 import type { ChunkStore } from "./chunk-store.ts";
 import { type JournalFiles, nodeFiles } from "./journal-files.ts";
 import { type JournalFrame, openReader } from "./reader.ts";
-import { encodeRecord, JOURNAL_OPENED, JOURNAL_SESSION, RECORD_HEAD_BYTES, type StoredRecord } from "./record.ts";
+import {
+  decodeRecords,
+  encodeRecord,
+  JOURNAL_OPENED,
+  JOURNAL_SESSION,
+  RECORD_HEAD_BYTES,
+  type StoredRecord,
+} from "./record.ts";
 import {
   commitChunk,
   commitJournal,
@@ -24,6 +31,8 @@ export interface SealerOptions {
   /** The journal's folder and key, as for openJournal. */
   dir: string;
   key: Uint8Array;
+  /** The journal's second folder, where it has one. */
+  mirror?: string | undefined;
   /** This process's name for its journal, the same at every start. */
   name: string;
   /** `id` and `openedSequence` of the journal that this process opened. */
@@ -53,9 +62,21 @@ export interface Sealer {
   round(): Promise<boolean>;
   /** Resolves when every record that was in the journal at the call is sealed, of that session or of all. */
   sealNow(session?: string): Promise<void>;
+  /**
+   * Tells of every record of a session from this moment on, as soon as it is read from the journal and before it is
+   * sealed. `take` is called in order, must be quick and must not throw.
+   * @returns the records that were read and are not sealed at this moment: with the chunks of before and what `take` is
+   *   given, that is all of them.
+   */
+  follow(session: string, take: (record: StoredRecord) => void): Following;
   stats(): SealerStats;
   /** Seals what there is, if the store answers, and stops. Whatever is left waits in the journal. */
   close(): Promise<void>;
+}
+
+export interface Following {
+  readonly waiting: readonly StoredRecord[];
+  stop(): void;
 }
 
 export interface SealerStats {
@@ -71,6 +92,7 @@ const MAX_BUFFERED_BYTES = 64 << 20;
 const CHUNKS_A_COMMIT = 64;
 const PUTS_AT_ONCE = 8;
 const RETRY_MS = 1_000;
+const FOLLOWED_POLL_MS = 100; // somebody watches
 const STALLED_MS = 5_000;
 const UNKNOWN_SESSION_MS = 30_000; // its row is committed before its first record; later than this, it never will be
 
@@ -90,10 +112,11 @@ export async function openSealer(options: SealerOptions): Promise<Sealer> {
   let complete = await enterJournal(store, name, opened);
   let completeInStore = complete;
   const unfinished = await unfinishedSessions(store, opened.id);
-  const reader = openReader(dir, key);
+  const reader = openReader(dir, key, options.mirror);
   const sessions = new Map<string, Waiting>();
   for (const [session, progress] of unfinished) sessions.set(session, fresh(session, progress));
   const keys = new Map<string, Buffer>();
+  const followers = new Map<string, Set<(record: StoredRecord) => void>>();
   const fileEnds = new Map<string, number>();
   let currentFile = "";
   let bufferedBytes = 0;
@@ -141,6 +164,7 @@ export async function openSealer(options: SealerOptions): Promise<Sealer> {
     waiting.bytes += bytes.length;
     bufferedBytes += bytes.length;
     waiting.ended ||= ends;
+    for (const take of followers.get(record.session) ?? []) take(record);
   };
 
   /** A process opened the journal in this frame: sessions of the one before it are over, whether or not it could say so. */
@@ -356,9 +380,17 @@ export async function openSealer(options: SealerOptions): Promise<Sealer> {
       completeInStore = complete;
     }
     for (const [file] of done) {
-      await files.remove(dir, file);
+      await removeFile(file);
       fileEnds.delete(file);
     }
+  };
+
+  /** From both folders. What stays in one that is broken is removed when that is made equal to the other again. */
+  const removeFile = async (file: string): Promise<void> => {
+    const dirs = options.mirror === undefined ? [dir] : [dir, options.mirror];
+    const gone = await Promise.allSettled(dirs.map((one) => files.remove(one, file)));
+    const failed = gone.flatMap((one) => (one.status === "rejected" ? [one.reason as unknown] : []));
+    if (failed.length === dirs.length) throw failed[0];
   };
 
   // ---------------------------------------------------------------------------------------------- rounds
@@ -419,7 +451,7 @@ export async function openSealer(options: SealerOptions): Promise<Sealer> {
   let timer: NodeJS.Timeout | undefined;
   let closed = false;
   const loop = async (): Promise<void> => {
-    let waitMs = pollMs;
+    let waitMs = followers.size === 0 ? pollMs : Math.min(pollMs, FOLLOWED_POLL_MS);
     try {
       if (await round()) waitMs = 0;
     } catch (error) {
@@ -436,6 +468,18 @@ export async function openSealer(options: SealerOptions): Promise<Sealer> {
     round: () => round(),
     async sealNow(session) {
       while (await round((one) => session === undefined || one === session));
+    },
+    follow(session, take) {
+      const mine = followers.get(session) ?? new Set();
+      followers.set(session, mine.add(take));
+      const items = sessions.get(session)?.items ?? [];
+      return {
+        waiting: items.flatMap(({ bytes }) => decodeRecords(bytes)),
+        stop() {
+          mine.delete(take);
+          if (mine.size === 0 && followers.get(session) === mine) followers.delete(session);
+        },
+      };
     },
     stats: () => ({
       readSequence: reader.sequence,

@@ -46,9 +46,10 @@ export async function readSessionKey(
 /**
  * Erases a recording: its chunks stay, and the log still verifies, but nobody reads them again. The caller appends the
  * log's entry in the same transaction. Idempotent.
+ * @returns whether it was there: false once it is destroyed.
  * @throws GlassError `conflict` while the recording is not complete, `not_found` where there is no key.
  */
-export async function destroySessionKey(trx: Tx, session: string): Promise<void> {
+export async function destroySessionKey(trx: Tx, session: string): Promise<boolean> {
   const row = await trx
     .selectFrom("session_keys")
     .innerJoin("sessions", "sessions.id", "session_keys.session")
@@ -58,12 +59,13 @@ export async function destroySessionKey(trx: Tx, session: string): Promise<void>
     .executeTakeFirst();
   if (row === undefined) throw new GlassError("not_found", `no recording of ${session}`);
   if (!row.recording_complete) throw new GlassError("conflict", `the recording of ${session} is not complete yet`);
-  if (row.destroyed_at !== null) return;
+  if (row.destroyed_at !== null) return false;
   await trx
     .updateTable("session_keys")
     .set({ wrapped: null, destroyed_at: new Date() })
     .where("session", "=", session)
     .execute();
+  return true;
 }
 
 function place(session: string): Place {

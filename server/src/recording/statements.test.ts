@@ -3,8 +3,8 @@ import { expect, test } from "vitest";
 import { GlassError } from "../core/errors.ts";
 import { RECORD } from "../targets/target.ts";
 import type { StoredRecord } from "./record.ts";
-import { recordJson } from "./replay.ts";
-import { jsonLine, type ReplayLine, statements, textLine } from "./statements.ts";
+import { recordJson } from "./export.ts";
+import { lineJson, type ReplayLine, statements, textLine } from "./statements.ts";
 
 let seq = 0;
 function record(kind: number, payload: object | Buffer): StoredRecord {
@@ -43,7 +43,7 @@ test("a statement's beginning, data and end become one line, in the order of the
     lines.map((line) => (line.what === "statement" ? [line.statement.n, line.statement.outcome] : line.what)),
   ).toEqual(["started", [2, "done"], [3, "refused"], [1, "failed"], "ended"]);
   expect(lines[1]).toMatchObject({ statement: { tag: "COPY 3", rows: 3, us: 1_500, sentBytes: 100, via: "simple" } });
-  expect(JSON.parse(jsonLine(lines[3] as ReplayLine))).toMatchObject({
+  expect(lineJson(lines[3] as ReplayLine)).toMatchObject({
     what: "statement",
     n: 1,
     at: "2026-01-02T03:04:05.678Z",
@@ -93,7 +93,7 @@ test("payloads that are not what their kind says are an integrity error, never a
       ),
       async (raw) => {
         const shown = fold(raw.map(([kind, bytes]) => record(kind, Buffer.from(bytes)))).then((lines) =>
-          lines.map((line) => textLine(line) + jsonLine(line)),
+          lines.map((line) => textLine(line) + JSON.stringify(lineJson(line))),
         );
         const error: unknown = await shown.then(
           () => undefined,

@@ -6,13 +6,18 @@ import { type Content, contentOf, isContent, malformed, type StoredRecord } from
 export interface Statement {
   /** Counts statements within the session, from 1. */
   readonly n: number;
+  /** Of the record that began it. */
+  readonly seq: number;
   /** When it was recorded, which is before the target had it. */
   readonly at: Date;
   /** How it came, such as `simple`, `extended` or `copy`. */
   readonly via: string;
   readonly text: string;
+  /** Length of a statement that is too long to be put together here; `text` is empty then, and the records have it whole. */
+  readonly leftOutBytes: number | undefined;
   readonly params: JsonValue | undefined;
-  readonly outcome: "done" | "failed" | "refused" | "unknown";
+  /** `running`: sent and not answered yet, only told while a session is watched. `unknown`: its answer was never recorded. */
+  readonly outcome: "running" | "done" | "failed" | "refused" | "unknown";
   readonly rows: number | undefined;
   readonly tag: string | undefined;
   /** Of the answer. */
@@ -28,122 +33,251 @@ export interface Statement {
 export type ReplayLine =
   | { readonly what: "statement"; readonly statement: Statement }
   | {
-      readonly what: "started" | "ended" | "action" | "notice";
+      /** `prepared`: a text that was prepared and that no statement has repeated; told at the end. */
+      readonly what: "started" | "ended" | "action" | "notice" | "prepared";
       readonly at: Date;
-      readonly content: Readonly<Record<string, JsonValue>>;
+      readonly seq: number;
+      readonly content: Content;
     };
 
 /** Statements that were begun and whose end has not come: a client may pipeline. Past it the oldest is given as it is. */
 const MAX_OPEN_STATEMENTS = 1_000;
+const MAX_PREPARED = 1_000;
+/** A statement that is longer, or does not fit beside others that are being put together, is told without its text. */
+const MAX_OVERFLOW_BYTES = 16 << 20;
+/** Steps of the extended protocol, which run nothing. */
+const STEPS: ReadonlySet<string> = new Set(["prepare", "bind", "describe", "close"]);
 
 type Mutable<T> = { -readonly [K in keyof T]: T[K] };
 
+/** An object that was too long for one record: its bytes come in `data` records. */
+interface Overflow {
+  readonly record: StoredRecord;
+  readonly totalBytes: number;
+  readonly parts: Buffer[];
+  bytes: number;
+}
+
+/** Folds records into lines. Memory: what is open, and at most 16 MiB of long statements. */
+export interface Fold {
+  /** @throws GlassError `integrity` for a record whose payload is not what its kind says. */
+  take(record: StoredRecord): readonly ReplayLine[];
+  /** What was left open when the records ended. */
+  end(): readonly ReplayLine[];
+}
+
 /**
- * Folds records into lines. A statement comes when its answer was complete, in that order; one whose answer never came is
- * given at the end as `unknown`. Terminal records are passed over. Memory: the statements that are open.
+ * A statement comes when its answer was complete, in that order; one whose answer never came is given at the end as
+ * `unknown`. Terminal records are passed over.
+ * @param live while the session goes on: a statement also comes when it is sent, as `running`.
+ */
+export function createFold(live = false): Fold {
+  const open = new Map<number, Mutable<Statement>>();
+  const prepared = new Map<string, ReplayLine>();
+  const overflows = new Map<number, Overflow>();
+  let overflowBytes = 0;
+
+  const close = (statement: Mutable<Statement>): ReplayLine => {
+    open.delete(statement.n);
+    return { what: "statement", statement: { ...statement, outcome: outcomeOf(statement) } };
+  };
+
+  const begin = (record: StoredRecord, content: Content): ReplayLine[] => {
+    const lines: ReplayLine[] = [];
+    if (open.size >= MAX_OPEN_STATEMENTS) {
+      const [oldest] = open.values();
+      if (oldest !== undefined) lines.push(close(oldest));
+    }
+    const statement = begun(record, content);
+    open.set(statement.n, statement);
+    prepared.delete(statement.text);
+    if (live) lines.push({ what: "statement", statement: { ...statement } });
+    return lines;
+  };
+
+  const complete = (record: StoredRecord, content: Content): ReplayLine[] => {
+    const statement = open.get(numberOf(record, content));
+    if (statement === undefined) return []; // its beginning was given already, or came before this reading
+    const { error } = content;
+    statement.error = isContent(error)
+      ? { sqlstate: textOf(error["sqlstate"]), message: textOf(error["message"]) ?? "" }
+      : undefined;
+    statement.outcome = statement.error === undefined ? "done" : "failed";
+    statement.tag = textOf(content["tag"]);
+    statement.rows = countOf(content["rows"]);
+    statement.bytes = countOf(content["bytes"]);
+    statement.us = countOf(content["us"]);
+    return [close(statement)];
+  };
+
+  const data = (record: StoredRecord): ReplayLine[] => {
+    if (record.payload.length < 4) throw malformed(record, "has no statement number");
+    const n = record.payload.readUInt32BE(0);
+    const bytes = record.payload.subarray(4);
+    const overflow = overflows.get(n);
+    if (overflow === undefined) {
+      const statement = open.get(n);
+      if (statement !== undefined) statement.sentBytes += bytes.length;
+      return [];
+    }
+    overflow.bytes += bytes.length;
+    const whole = overflow.totalBytes <= MAX_OVERFLOW_BYTES;
+    if (whole) overflow.parts.push(bytes);
+    if (overflow.bytes < overflow.totalBytes) return [];
+    overflows.delete(n);
+    overflowBytes -= whole ? overflow.totalBytes : 0;
+    if (!whole) return [];
+    const payload = Buffer.concat(overflow.parts).subarray(0, overflow.totalBytes);
+    const put = { ...overflow.record, payload };
+    return meaning(put, contentOf(put));
+  };
+
+  const meaning = (record: StoredRecord, content: Content): ReplayLine[] => {
+    const at = timeOf(record);
+    const { seq } = record;
+    switch (record.kind) {
+      case RECORD.statementStarted:
+        return begin(record, content);
+      case RECORD.statementCompleted:
+        return complete(record, content);
+      case RECORD.statementRefused: {
+        const error = { sqlstate: undefined, message: textOf(content["reason"]) ?? "" };
+        return [{ what: "statement", statement: { ...begun(record, content), outcome: "refused", error } }];
+      }
+      case RECORD.sessionStarted:
+        return [{ what: "started", at, seq, content }];
+      case RECORD.sessionEnded:
+        return [...flush(), { what: "ended", at, seq, content }];
+      case RECORD.action: {
+        const text = textOf(content["text"]);
+        if (content["what"] === "prepare" && text !== undefined && prepared.size < MAX_PREPARED)
+          prepared.set(text, { what: "prepared", at, seq, content });
+        return STEPS.has(textOf(content["what"]) ?? "") ? [] : [{ what: "action", at, seq, content }];
+      }
+      case RECORD.notice:
+        return [{ what: "notice", at, seq, content }];
+      default:
+        return [];
+    }
+  };
+
+  const flush = (): ReplayLine[] => {
+    const lines = [...[...open.values()].map(close), ...prepared.values()];
+    prepared.clear();
+    overflows.clear();
+    overflowBytes = 0;
+    return lines;
+  };
+
+  return {
+    take(record) {
+      if (record.kind === RECORD.data) return data(record);
+      if (!FOLDED.has(record.kind)) return [];
+      const content = contentOf(record);
+      const totalBytes = countOf(content["overflow"]);
+      if (totalBytes === undefined) return meaning(record, content);
+      const fits = overflowBytes + totalBytes <= MAX_OVERFLOW_BYTES;
+      const held = { record, totalBytes: fits ? totalBytes : Math.max(totalBytes, MAX_OVERFLOW_BYTES + 1) };
+      overflows.set(numberOf(record, content), { ...held, parts: [], bytes: held.totalBytes - totalBytes });
+      overflowBytes += fits ? totalBytes : 0;
+      return fits ? [] : meaning(record, content);
+    },
+    end: flush,
+  };
+}
+
+/**
+ * All lines of a recording.
  * @throws GlassError `integrity` for a record whose payload is not what its kind says.
  */
 export async function* statements(
   records: AsyncIterable<StoredRecord> | Iterable<StoredRecord>,
 ): AsyncGenerator<ReplayLine> {
-  const open = new Map<number, Mutable<Statement>>();
-  for await (const record of records) {
-    const at = new Date(record.timeUs / 1000);
-    switch (record.kind) {
-      case RECORD.statementStarted: {
-        const content = contentOf(record);
-        if (open.size >= MAX_OPEN_STATEMENTS) {
-          const [oldest] = open.values();
-          if (oldest !== undefined) yield* closed(open, oldest);
-        }
-        open.set(numberOf(record, content), begun(record, content, at));
-        break;
-      }
-      case RECORD.statementCompleted: {
-        const content = contentOf(record);
-        const statement = open.get(numberOf(record, content));
-        if (statement === undefined) break; // its beginning was given already
-        const { error } = content;
-        statement.error = isContent(error)
-          ? { sqlstate: textOf(error["sqlstate"]), message: textOf(error["message"]) ?? "" }
-          : undefined;
-        statement.outcome = statement.error === undefined ? "done" : "failed";
-        statement.tag = textOf(content["tag"]);
-        statement.rows = countOf(content["rows"]);
-        statement.bytes = countOf(content["bytes"]);
-        statement.us = countOf(content["us"]);
-        yield* closed(open, statement);
-        break;
-      }
-      case RECORD.statementRefused: {
-        const content = contentOf(record);
-        const error = { sqlstate: undefined, message: textOf(content["reason"]) ?? "" };
-        yield { what: "statement", statement: { ...begun(record, content, at), outcome: "refused", error } };
-        break;
-      }
-      case RECORD.data: {
-        if (record.payload.length < 4) throw malformed(record, "has no statement number");
-        const statement = open.get(record.payload.readUInt32BE(0));
-        if (statement !== undefined) statement.sentBytes += record.payload.length - 4;
-        break;
-      }
-      case RECORD.sessionStarted:
-        yield { what: "started", at, content: contentOf(record) };
-        break;
-      case RECORD.sessionEnded: {
-        for (const statement of [...open.values()]) yield* closed(open, statement);
-        yield { what: "ended", at, content: contentOf(record) };
-        break;
-      }
-      case RECORD.action:
-        yield { what: "action", at, content: contentOf(record) };
-        break;
-      case RECORD.notice:
-        yield { what: "notice", at, content: contentOf(record) };
-        break;
-      default: // terminals have a form of their own
-    }
-  }
-  for (const statement of [...open.values()]) yield* closed(open, statement);
+  const fold = createFold();
+  for await (const record of records) yield* fold.take(record);
+  yield* fold.end();
 }
 
-/** A line as one JSON document, without a line break. */
-export function jsonLine(line: ReplayLine): string {
-  if (line.what !== "statement") return JSON.stringify({ what: line.what, at: line.at.toISOString(), ...line.content });
-  const { at, ...rest } = line.statement;
-  return JSON.stringify({ what: "statement", at: at.toISOString(), ...rest });
+/** A line as the API and an export give it. */
+export function lineJson(line: ReplayLine): Record<string, unknown> {
+  if (line.what !== "statement") return { ...line, at: isoTime(line.at) };
+  const { at, leftOutBytes, ...rest } = line.statement;
+  return { what: "statement", at: isoTime(at), ...rest, ...(leftOutBytes === undefined ? {} : { leftOutBytes }) };
+}
+
+/**
+ * A value as JSON with a line end. What JSON leaves as it is although a terminal takes it for more than text (C1 controls,
+ * characters that turn or hide text) is escaped: it means the same, and `cat` is safe.
+ */
+export function jsonLine(value: unknown): string {
+  const text = JSON.stringify(value).replaceAll(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, (character) =>
+    Array.from(
+      { length: character.length },
+      (_, i) => `\\u${character.charCodeAt(i).toString(16).padStart(4, "0")}`,
+    ).join(""),
+  );
+  return `${text}\n`;
 }
 
 /** A line for people, without control characters: what the user typed must not drive the terminal that shows it. */
 export function textLine(line: ReplayLine): string {
   if (line.what !== "statement")
     return `${clockTime(line.at)}  ${line.what}  ${printable(JSON.stringify(line.content))}`;
-  const { n, at, text, params, outcome, tag, rows, us, error, sentBytes } = line.statement;
+  const { n, at, text, leftOutBytes, params, outcome, tag, rows, us, error, sentBytes } = line.statement;
   const took = us === undefined ? "" : `  ${(us / 1000).toFixed(1)} ms`;
   const sent = sentBytes === 0 ? "" : `  ${sentBytes} bytes sent`;
   const result = {
     done: `${tag ?? "done"}${rows === undefined || tag?.includes(String(rows)) === true ? "" : `, ${rows} rows`}`,
     failed: `ERROR ${error?.sqlstate ?? ""} ${error?.message ?? ""}`,
     refused: `REFUSED ${error?.message ?? ""}`,
+    running: "sent",
     unknown: "no answer was recorded",
   }[outcome];
   const given = params === undefined ? "" : `\n          with ${printable(JSON.stringify(params))}`;
-  return `${clockTime(at)}  #${n}  ${printable(text)}${given}\n          ${printable(result)}${took}${sent}`;
+  const shown = leftOutBytes === undefined ? printable(text) : `(a statement of ${leftOutBytes} bytes)`;
+  return `${clockTime(at)}  #${n}  ${shown}${given}\n          ${printable(result)}${took}${sent}`;
 }
 
-function* closed(open: Map<number, Mutable<Statement>>, statement: Statement): Generator<ReplayLine> {
-  open.delete(statement.n);
-  yield { what: "statement", statement };
+/** Control characters, and those that turn or hide text, as visible escapes; lines go on below their beginning. */
+export function printable(text: string): string {
+  return text.replaceAll(/[\p{Cc}\p{Cf}\p{Cs}\u2028\u2029]/gu, (character) =>
+    character === "\n" ? "\n          " : `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`,
+  );
 }
 
-function begun(record: StoredRecord, content: Content, at: Date): Mutable<Statement> {
+/** `02:31:07.250`, UTC. */
+export function clockTime(at: Date): string {
+  return Number.isNaN(at.getTime()) ? "??:??:??.???" : at.toISOString().slice(11, 23);
+}
+
+/** A record's time, also where the number in it is none that a date can have. */
+export function timeOf(record: Pick<StoredRecord, "timeUs">): Date {
+  return new Date(record.timeUs / 1000);
+}
+
+export function isoTime(at: Date): string {
+  return Number.isNaN(at.getTime()) ? "" : at.toISOString();
+}
+
+const FOLDED: ReadonlySet<number> = new Set([
+  ...[RECORD.sessionStarted, RECORD.sessionEnded, RECORD.statementStarted, RECORD.statementCompleted],
+  ...[RECORD.statementRefused, RECORD.action, RECORD.notice],
+]);
+
+function outcomeOf({ outcome }: Statement): Statement["outcome"] {
+  return outcome === "running" ? "unknown" : outcome;
+}
+
+function begun(record: StoredRecord, content: Content): Mutable<Statement> {
   return {
     n: numberOf(record, content),
-    at,
+    seq: record.seq,
+    at: timeOf(record),
     via: textOf(content["via"]) ?? "",
     text: textOf(content["text"]) ?? "",
+    leftOutBytes: countOf(content["overflow"]),
     params: content["params"],
-    outcome: "unknown",
+    outcome: "running",
     rows: undefined,
     tag: undefined,
     bytes: undefined,
@@ -163,17 +297,6 @@ function textOf(value: JsonValue | undefined): string | undefined {
 
 function countOf(value: JsonValue | undefined): number | undefined {
   return typeof value === "number" ? value : undefined;
-}
-
-function clockTime(at: Date): string {
-  return Number.isNaN(at.getTime()) ? "??:??:??.???" : at.toISOString().slice(11, 23);
-}
-
-/** Control characters, and those that turn or hide text, as visible escapes. */
-function printable(text: string): string {
-  return text.replaceAll(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, (character) =>
-    character === "\n" ? "\n          " : `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`,
-  );
 }
 
 function throwMalformed(record: StoredRecord, why: string): never {

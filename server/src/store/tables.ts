@@ -1,11 +1,14 @@
 import type { ColumnType, Generated } from "kysely";
 import type { JsonObject, JsonValue } from "../core/json.ts";
+import type { ArchiveTables } from "./tables-archive.ts";
 import type { LogTables } from "./tables-log.ts";
 import type { PolicyTables } from "./tables-policy.ts";
 import type { RecordingTables } from "./tables-recording.ts";
+import type { SinkTables } from "./tables-sinks.ts";
+import type { RetentionTables } from "./tables-retention.ts";
 
 /** Rows of migrations/*.sql as Kysely sees them. `bigint` columns come as numbers: none of ours passes 2^53. */
-export interface Database extends LogTables, RecordingTables, PolicyTables {
+export interface Database extends LogTables, RecordingTables, PolicyTables, RetentionTables, SinkTables, ArchiveTables {
   installation: InstallationTable;
   keyring: KeyringTable;
   pseudonyms: PseudonymsTable;

@@ -179,6 +179,8 @@ export interface OpenSession {
   readonly plan: LeasePlan;
   readonly scope: JsonObject;
   readonly secrets: LeaseSecrets;
+  /** What the kind keeps out of the records that it writes. What it forwards is never changed. */
+  readonly mask: MaskRules;
   readonly recorder: Recorder;
   /**
    * Hands the gateway the means to speak to and to cut this session. Called once, before the first byte is relayed.
@@ -190,6 +192,19 @@ export interface OpenSession {
   busy(busy: boolean): void;
   /** The session is over. Idempotent. Flushes the recording. */
   close(end: SessionEnd): void;
+}
+
+/**
+ * Which values a recording holds as keyed hashes only (core/keyed-hash.ts). Plain data: it crosses a thread. Passwords and
+ * other secrets of a protocol never reach the recorder in clear, whatever is said here.
+ */
+export interface MaskRules {
+  /** What is sent beside a command's text: bound values, arguments, bulk data. */
+  readonly parameters: boolean;
+  /** Every constant in a command's text. */
+  readonly literals: boolean;
+  /** 32 bytes, the same for every session of a playbook, so that equal values look equal there and nowhere else. */
+  readonly key: Uint8Array;
 }
 
 export interface SessionHandle {
@@ -212,7 +227,7 @@ export interface SessionEnd {
 
 /**
  * Kinds of records in a recording. Numbers are the stored format: never reuse one.
- * JSON payloads are UTF-8 objects; `data` and terminal payloads are raw bytes.
+ * JSON payloads are UTF-8 objects; `data`, terminal output and input are raw bytes.
  */
 export const RECORD = {
   /** JSON: who, grant, target, client, endsAt. Written by the gateway. */
@@ -231,8 +246,10 @@ export const RECORD = {
   action: 7,
   /** JSON: what Glasskey told the user, such as a warning. */
   notice: 8,
+  /** Raw bytes that the program wrote. */
   terminalOutput: 16,
   terminalInput: 17,
+  /** JSON: `{ cols, rows }`; the first one comes before any output. */
   terminalResize: 18,
 } as const;
 export type RecordKind = (typeof RECORD)[keyof typeof RECORD];

@@ -12,6 +12,7 @@ import { openKeyring, type Keyring } from "../../store/keyring.ts";
 import { migrate } from "../../store/migrate.ts";
 import type { LeaseDriver } from "../../targets/target.ts";
 import type { Access, Notice, Observation } from "../access.ts";
+import { createDoors, type Doors } from "../doors.ts";
 import { startLeaseWorker } from "../leases.ts";
 import type { GrantRow } from "../lifecycle.ts";
 import { requestGrant, type BreakRequest } from "../request.ts";
@@ -41,6 +42,8 @@ export interface TestAccess extends AsyncDisposable {
   readonly store: Store;
   readonly evidence: TestEvidence;
   readonly target: TestTargetState;
+  /** What keeps everything new closed; empty unless a test shuts something. */
+  readonly doors: Doors;
   readonly warnings: string[];
   /** Another process's worth of access on the same store. */
   second(): Access;
@@ -112,6 +115,7 @@ export async function startTestAccess(cluster: SharedCluster, files: Files): Pro
   const target: TestTargetState = { live: new Set(), minted: [], down: false };
   const warnings: string[] = [];
   const stop: (() => Promise<void>)[] = [];
+  const doors = createDoors();
   const make = (node: string): Access => {
     let kick = (_lease: string): Promise<void> => Promise.resolve();
     const access: Access = {
@@ -125,6 +129,7 @@ export async function startTestAccess(cluster: SharedCluster, files: Files): Pro
         activity: () => Promise.resolve([]),
       }),
       kick: (lease) => kick(lease),
+      mayOpen: () => doors.mayOpen(),
       warn: (line) => warnings.push(line),
     };
     const worker = startLeaseWorker(access, { pollMs: 50 });
@@ -141,7 +146,7 @@ export async function startTestAccess(cluster: SharedCluster, files: Files): Pro
     return rows.rows.map((row) => JSON.parse(row.entry.toString("utf8")) as JsonObject);
   };
   return {
-    ...{ access, address, store, evidence, target, warnings, grant, entries },
+    ...{ access, address, store, evidence, target, doors, warnings, grant, entries },
     second: () => make(`nd_${stop.length + 1}`),
     policy: async (changed) => {
       policy = await policyOf({ ...TEAM, ...files, ...changed });

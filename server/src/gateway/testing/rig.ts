@@ -11,6 +11,8 @@ import { startPlane } from "../plane.ts";
 import { brokenKind, createLineKind, type Mode } from "./line-kind.ts";
 import { createMemoryJournal, type MemoryJournal } from "./memory-journal.ts";
 
+const MASK = { parameters: false, literals: false, key: new Uint8Array(32).fill(9) };
+
 export const SECRET = "connect-secret";
 
 /** A control plane in memory: every grant in `grants` is live. */
@@ -45,7 +47,7 @@ export function createTestBackend(clock: Clock = systemClock): TestBackend {
           target: "orders-prod",
         },
         ...{ kind: "line", reason: "checkout is broken", endsAtMs: clock.now().getTime() + endsInMs },
-        ...{ plan: {}, scope: {}, leaseKey: new Uint8Array(32).fill(7), ...rest },
+        ...{ plan: {}, scope: {}, leaseKey: new Uint8Array(32).fill(7), mask: MASK, ...rest },
       };
       backend.opened.push(granted.session);
       await backend.beforeAnswer?.();

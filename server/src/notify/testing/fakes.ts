@@ -13,7 +13,7 @@ export interface Seen {
   readonly status: number;
 }
 
-interface FakeAnswer {
+export interface FakeAnswer {
   readonly status: number;
   readonly body?: string;
   readonly headers?: Readonly<Record<string, string>>;
@@ -35,7 +35,7 @@ export interface Fake {
 
 type Documented = (request: { path: string; headers: IncomingHttpHeaders; text: string; body: unknown }) => FakeAnswer;
 
-async function startFake(identity: Identity, path: string, documented: Documented): Promise<Fake> {
+export async function startFake(identity: Identity, path: string, documented: Documented): Promise<Fake> {
   const seen: Seen[] = [];
   const fake: { broken: FakeAnswer | undefined } = { broken: undefined };
   const server: Server = createServer({ key: identity.key, cert: identity.cert }, (request, response) => {

@@ -4,9 +4,11 @@ import { openJournal } from "../journal.ts";
 import { KEY } from "./journal.ts";
 
 // Writes records of eight sessions for ever, and prints `session seq` once each is acknowledged, until it is killed.
-const [dir, mode, ...sessions] = process.argv.slice(2) as [string, "durable" | "written", ...string[]];
+// With a mirror, its folder is `dir` with `-mirror` behind it.
+const [dir, mode, copies, ...sessions] = process.argv.slice(2) as [string, "durable" | "written", string, ...string[]];
 const journal = await openJournal({
   dir,
+  mirror: copies === "mirrored" ? `${dir}-mirror` : undefined,
   key: KEY,
   mode,
   fileBytes: 256 << 10,

@@ -13,7 +13,11 @@ export interface TestStore extends AsyncDisposable {
 }
 
 /** A migrated database of a test's own in a shared cluster; dropped at the end of the block. */
-export async function testStore(cluster: { port: number; superuser: string; password: string }): Promise<TestStore> {
+export async function testStore(cluster: {
+  port: number;
+  superuser: string;
+  password: string;
+}): Promise<TestStore & { readonly address: StoreAddress }> {
   const database = `recording_${randomBytes(6).toString("hex")}`;
   const address: StoreAddress = {
     host: "127.0.0.1",
@@ -82,6 +86,7 @@ export async function testStore(cluster: { port: number; superuser: string; pass
     })
     .execute();
   return {
+    address,
     store,
     keyring,
     async session() {

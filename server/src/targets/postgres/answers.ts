@@ -35,10 +35,14 @@ export interface Sent {
   readonly subject: unknown;
   /** Sent by the gateway of its own accord: the client does not see that it was done, only that it failed. */
   readonly own: boolean;
+  /** Something of it is masked in the recording, and so is what the target says of it. */
+  readonly masked: boolean;
   tag: string;
   rows: number;
   bytes: number;
   error: ServerError | undefined;
+  /** The error may tell of something that is masked, of this message or of the one that failed ahead of it. */
+  errorMasked: boolean;
   next: Sent | undefined;
 }
 
@@ -58,7 +62,15 @@ export interface AnswersEvents {
 }
 
 export interface Answers {
-  push(kind: SentKind, n: number, startedAtMs: number, refusal?: Buffer, subject?: unknown, own?: boolean): void;
+  push(
+    kind: SentKind,
+    n: number,
+    startedAtMs: number,
+    refusal?: Buffer,
+    subject?: unknown,
+    own?: boolean,
+    masked?: boolean,
+  ): void;
   /** What the target sent. @throws ProtocolViolation when no message sent so far has that answer. */
   answer(type: number, bytes: Buffer, start: number, end: number): Outcome;
   rows(messages: number, contentBytes: number): void;
@@ -71,6 +83,8 @@ export interface Answers {
   readonly outstanding: number;
   /** The statement that takes COPY data now, 0 when none does. */
   readonly copyInto: number;
+  /** Whether the COPY data of that statement is masked in the recording. */
+  readonly copyMasked: boolean;
   /** The client's CopyData reached the statement that takes it. */
   copied(contentBytes: number): void;
   /** Transaction status by the last ReadyForQuery. */
@@ -91,10 +105,11 @@ export function createAnswers(events: AnswersEvents): Answers {
     refusal?: Buffer,
     subject?: unknown,
     own = false,
+    masked = false,
   ): void => {
     const sent: Sent = {
-      ...{ kind, n, startedAtMs, refusal, subject, own },
-      ...{ tag: "", rows: 0, bytes: 0, error: undefined, next: undefined },
+      ...{ kind, n, startedAtMs, refusal, subject, own, masked },
+      ...{ tag: "", rows: 0, bytes: 0, error: undefined, errorMasked: masked, next: undefined },
     };
     if (tail === undefined) head = sent;
     else tail.next = sent;
@@ -142,9 +157,11 @@ export function createAnswers(events: AnswersEvents): Answers {
   /** An error in the extended protocol: what is queued up to the next Sync will not be answered. */
   const failSegment = (error: ServerError): void => {
     let shown = error;
+    const masked = head?.masked ?? false;
     for (let sent = takeUnless(SENT.sync); sent !== undefined; sent = takeUnless(SENT.sync)) {
       if (sent.n > 0) {
         sent.error = shown;
+        sent.errorMasked ||= masked;
         events.completed(sent);
         shown = { ...error, message: `not run: ${error.message}` };
       }
@@ -194,9 +211,9 @@ export function createAnswers(events: AnswersEvents): Answers {
   };
 
   return {
-    push(kind, n, startedAtMs, refusal, subject, own) {
+    push(kind, n, startedAtMs, refusal, subject, own, masked) {
       if (copying !== "no") throw new ProtocolViolation("the client sent another message where COPY data was due");
-      add(kind, n, startedAtMs, refusal, subject, own);
+      add(kind, n, startedAtMs, refusal, subject, own, masked);
     },
     answer(type, bytes, start, end) {
       switch (type) {
@@ -287,6 +304,9 @@ export function createAnswers(events: AnswersEvents): Answers {
     },
     get copyInto() {
       return copying === "no" ? 0 : (head?.n ?? 0);
+    },
+    get copyMasked() {
+      return copying !== "no" && head?.masked === true;
     },
     copied(contentBytes) {
       if (copying !== "no" && head !== undefined) head.bytes += contentBytes;

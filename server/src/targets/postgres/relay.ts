@@ -2,6 +2,7 @@ import type { Socket } from "node:net";
 import { RECORD, type OpenSession, type SessionEnd } from "../target.ts";
 import { createAnswers, type Sent } from "./answers.ts";
 import { createClientReader, createServerReader } from "./framing.ts";
+import { createMask, type Mask } from "./mask.ts";
 import { createRequests } from "./requests.ts";
 import type { ScopeChecker } from "./scope.ts";
 import { createStatements, type Change } from "./statements.ts";
@@ -69,9 +70,10 @@ export function startRelay(options: RelayOptions): Relay {
   let targetSaidWhy = false;
   let timer: NodeJS.Timeout | undefined;
 
+  const mask = createMask(session.mask);
   const statements = createStatements();
   const answers = createAnswers({
-    completed: (sent) => recorder.write(RECORD.statementCompleted, completedJson(sent)),
+    completed: (sent) => recorder.write(RECORD.statementCompleted, completedJson(sent, mask)),
     settled: (sent, done) => {
       statements.settled(sent.subject as Change, done);
       settledSome = true;
@@ -92,7 +94,7 @@ export function startRelay(options: RelayOptions): Relay {
     if (state === "leaving" && tape.waitingBytes === 0) target.end();
   });
   const requests = createRequests({
-    ...{ checker: options.checker, answers, statements, tape },
+    ...{ checker: options.checker, answers, statements, tape, mask },
     refusalDetail: `Glasskey did not send this to ${session.target} (grant ${session.grant}, playbook ${session.playbook}).`,
   });
   const clientReader = createClientReader(requests);
@@ -334,7 +336,7 @@ export function startRelay(options: RelayOptions): Relay {
     const { cause, detail } = end ?? { cause: "error", detail: "the connection was destroyed" };
     answers.abandon(`the session ended before the answer, and the target was told to cancel: ${detail}`);
     updateBusy();
-    session.close({ cause, detail, ...requests.counts, bytesIn, bytesOut });
+    session.close({ cause, detail: mask.words(detail, false), ...requests.counts, bytesIn, bytesOut });
     options.closed();
   };
 
@@ -378,7 +380,7 @@ export function startRelay(options: RelayOptions): Relay {
   };
 }
 
-function completedJson(sent: Sent): string {
+function completedJson(sent: Sent, mask: Mask): string {
   const us = Math.round((performance.now() - sent.startedAtMs) * 1000);
   const tag = sent.tag === "" ? "" : `,"tag":${JSON.stringify(sent.tag)}`;
   const counted = sent.rows > 0 || sent.bytes > 0 ? `,"rows":${sent.rows},"bytes":${sent.bytes}` : "";
@@ -386,6 +388,6 @@ function completedJson(sent: Sent): string {
   const failed =
     error === undefined
       ? ""
-      : `,"error":${JSON.stringify({ sqlstate: error.sqlstate, message: error.message.slice(0, 2_000) })}`;
+      : `,"error":${JSON.stringify({ sqlstate: error.sqlstate, message: mask.words(error.message.slice(0, 2_000), sent.errorMasked) })}`;
   return `{"n":${sent.n}${tag}${counted}${failed},"us":${us}}`;
 }

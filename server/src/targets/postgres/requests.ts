@@ -2,7 +2,8 @@ import { RECORD } from "../target.ts";
 import { SENT, type Answers, type SentKind } from "./answers.ts";
 import { DROP, KEEP, WAIT, type ClientSink, type Outcome } from "./framing.ts";
 import type { ScopeChecker } from "./scope.ts";
-import { FASTPATH, parametersJson, prepared, type Portal, type Prepared, type Statements } from "./statements.ts";
+import type { Mask, MaskedText } from "./mask.ts";
+import { FASTPATH, prepared, type Portal, type Prepared, type Statements } from "./statements.ts";
 import type { Tape } from "./tape.ts";
 import * as wire from "./wire.ts";
 
@@ -30,6 +31,7 @@ export interface RequestsOptions {
   answers: Answers;
   statements: Statements;
   tape: Tape;
+  mask: Mask;
   /** For the DETAIL of a refusal, such as `Glasskey did not send this to orders-prod (grant gr_…).` */
   refusalDetail: string;
 }
@@ -38,9 +40,10 @@ export interface RequestsOptions {
 const MAX_TURN_BYTES = 64 * 1024;
 
 export function createRequests(options: RequestsOptions): Requests {
-  const { checker, answers, statements, tape } = options;
+  const { checker, answers, statements, tape, mask } = options;
   const counts = { statements: 0, refused: 0 };
   let n = 0;
+  let youngestTakesMasked = false; // COPY data of statement n is masked
   let skipping = false;
   let terminated = false;
   let waiting = false;
@@ -49,8 +52,15 @@ export function createRequests(options: RequestsOptions): Requests {
   let flushDue = false; // behind what came before it in this turn
   let open: { prepared?: Prepared; portal?: Portal; name: string }[] = [];
 
-  const send = (kind: SentKind, number: number, refusal?: Buffer, subject?: unknown, own?: boolean): void => {
-    answers.push(kind, number, performance.now(), refusal, subject, own);
+  const send = (
+    kind: SentKind,
+    number: number,
+    masked: boolean,
+    refusal?: Buffer,
+    subject?: unknown,
+    own?: boolean,
+  ): void => {
+    answers.push(kind, number, performance.now(), refusal, subject, own, masked);
   };
 
   /** The answers that decide may sit in the target's buffer until the client's next Sync. */
@@ -62,7 +72,7 @@ export function createRequests(options: RequestsOptions): Requests {
 
   const refuse = (
     kind: typeof SENT.query | typeof SENT.parse,
-    what: { via: "simple" | "extended" | "fastpath"; text: string },
+    what: { via: "simple" | "extended" | "fastpath"; text: MaskedText | undefined },
     why: { reason: string; next?: string | undefined; sqlstate?: string; position?: number },
   ): Buffer => {
     n += 1;
@@ -71,25 +81,46 @@ export function createRequests(options: RequestsOptions): Requests {
       ...{ severity: "ERROR", sqlstate: why.sqlstate ?? "42501", message: why.reason },
       ...{ detail: options.refusalDetail, hint: why.next, position: why.position },
     });
-    send(kind, 0, report);
-    tape.write(RECORD.statementRefused, n, JSON.stringify({ n, ...what, reason: why.reason }));
+    const { text = NO_TEXT, via } = what;
+    send(kind, 0, text.masked, report);
+    // A reason tells values of the text: the word that was not understood, a setting, a name.
+    const quotes = why.sqlstate === "42601" || why.reason.includes('"');
+    const reason = mask.words(why.reason, text.masked && quotes);
+    tape.write(RECORD.statementRefused, n, JSON.stringify({ n, via, text: text.shown, reason, ...flag(text.masked) }));
     if (kind === SENT.query) return wire.REFUSED_QUERY;
     skipping = true;
     return wire.REFUSED_PARSE;
   };
 
-  const start = (via: string, textJson: string, parameters: string, more = ""): number => {
+  const start = (via: string, textJson: string, parameters: string, masked: boolean, more = ""): number => {
     n += 1;
     counts.statements += 1;
     const params = parameters === "" ? "" : `,"params":${parameters}`;
-    tape.write(RECORD.statementStarted, n, `{"n":${n},"via":"${via}","text":${textJson}${params}${more}}`);
+    const marks = masked ? `,"masked":true` : "";
+    tape.write(RECORD.statementStarted, n, `{"n":${n},"via":"${via}","text":${textJson}${params}${marks}${more}}`);
     return n;
+  };
+
+  const takesMasked = (): boolean => (answers.copyInto > 0 ? answers.copyMasked : youngestTakesMasked);
+
+  /** Masked COPY data is written once per turn, not per message: clients send some of a few bytes. */
+  let hidden: Buffer[] = [];
+  let hiddenInto = 0;
+  const hideData = (number: number, data: Buffer): void => {
+    if (number !== hiddenInto) flushHidden();
+    hiddenInto = number;
+    hidden.push(data);
+  };
+  const flushHidden = (): void => {
+    if (hidden.length === 0) return;
+    tape.data(hiddenInto, mask.data(Buffer.concat(hidden)));
+    hidden = [];
   };
 
   /** A stale statement is prepared anew, by the text that is recorded, ahead of the message that names it. */
   const renew = (name: string, stale: Prepared, original: Buffer): Buffer => {
-    send(SENT.close, 0, undefined, undefined, true);
-    send(SENT.parse, 0, undefined, statements.again(stale), true);
+    send(SENT.close, 0, false, undefined, undefined, true);
+    send(SENT.parse, 0, stale.masked.masked, undefined, statements.again(stale), true);
     const close = wire.message(wire.FRONTEND.close, Buffer.from("S"), name);
     return Buffer.concat([close, wire.message(wire.FRONTEND.parse, name, stale.text, stale.parameterTypes), original]);
   };
@@ -98,15 +129,17 @@ export function createRequests(options: RequestsOptions): Requests {
     const text = wire.soleText(bytes, start0, end);
     if (text === undefined) {
       const lossy = bytes.toString("utf8", start0, Math.min(end, start0 + 1_000));
-      return refuse(SENT.query, { via: "simple", text: lossy }, UNREADABLE);
+      return refuse(SENT.query, { via: "simple", text: mask.text(lossy, false) }, UNREADABLE);
     }
     const { reading } = statements;
     if (reading === "wait") return wait();
-    if (reading === "plain" && !isPlain(text)) return refuse(SENT.query, { via: "simple", text }, UNSETTLED);
-    const verdict = checker.check(text);
-    if (!verdict.ok) return refuse(SENT.query, { via: "simple", text }, verdict);
-    const run = prepared(text, verdict.classes);
-    send(SENT.query, start("simple", run.textJson, ""), undefined, statements.running(run, true));
+    const verdict = reading === "plain" && !isPlain(text) ? UNSETTLED : checker.check(text);
+    const masked = mask.text(text, isRead(verdict));
+    if (!verdict.ok) return refuse(SENT.query, { via: "simple", text: masked }, verdict);
+    const run = prepared(text, verdict.classes, masked);
+    const number = start("simple", run.textJson, "", masked.masked);
+    youngestTakesMasked = masked.data;
+    send(SENT.query, number, masked.masked || masked.data, undefined, statements.running(run, true));
     return KEEP;
   };
 
@@ -116,22 +149,24 @@ export function createRequests(options: RequestsOptions): Requests {
       statements.refuse(name);
       return refuse(
         SENT.parse,
-        { via: "extended", text: bytes.toString("utf8", start0, Math.min(end, start0 + 1_000)) },
+        { via: "extended", text: mask.text(bytes.toString("utf8", start0, Math.min(end, start0 + 1_000)), false) },
         UNREADABLE,
       );
     }
     const { reading } = statements;
     if (reading === "wait") return wait();
     const verdict = reading === "plain" && !isPlain(text) ? UNSETTLED : checker.check(text);
+    const masked = mask.text(text, isRead(verdict));
     if (!verdict.ok) {
       statements.refuse(name);
-      return refuse(SENT.parse, { via: "extended", text }, verdict);
+      return refuse(SENT.parse, { via: "extended", text: masked }, verdict);
     }
-    const definition = prepared(text, verdict.classes, types.length === 2 ? undefined : Buffer.from(types));
+    mask.defined(name, masked);
+    const definition = prepared(text, verdict.classes, masked, types.length === 2 ? undefined : Buffer.from(types));
     const change = statements.define(name, definition);
-    if (change === "full") return refuse(SENT.parse, { via: "extended", text }, FULL);
+    if (change === "full") return refuse(SENT.parse, { via: "extended", text: masked }, FULL);
     open.push({ prepared: definition, name });
-    send(SENT.parse, 0, undefined, change);
+    send(SENT.parse, 0, masked.masked, undefined, change);
     return KEEP;
   };
 
@@ -140,19 +175,21 @@ export function createRequests(options: RequestsOptions): Requests {
     const found = statements.statement(statement);
     if (found === "wait") return wait();
     if (found === "absent") {
-      return refuse(SENT.parse, { via: "extended", text: "" }, absent("prepared statement", statement, "26000"));
+      return refuse(SENT.parse, { via: "extended", text: undefined }, absent("prepared statement", statement, "26000"));
     }
+    const values = mask.parameters(parameters, found.found.masked);
     const portal: Portal = {
-      ...{ name, prepared: found.found, parametersJson: parametersJson(parameters) },
+      ...{ name, prepared: found.found, parametersJson: values.json },
+      masked: found.found.masked.masked || found.found.masked.secret || values.masked,
       ...{ recorded: false, firstRun: 0, provenAt: 0 },
     };
     const change = statements.bind(portal);
-    if (change === "full") return refuse(SENT.parse, { via: "extended", text: found.found.text }, FULL);
+    if (change === "full") return refuse(SENT.parse, { via: "extended", text: found.found.masked }, FULL);
     open.push({ portal, name });
     const renewed = statements.isStale(statement, found.found)
       ? renew(statement, found.found, bytes.subarray(begin, end))
       : KEEP;
-    send(SENT.bind, 0, undefined, change);
+    send(SENT.bind, 0, portal.masked, undefined, change);
     return renewed;
   };
 
@@ -160,18 +197,28 @@ export function createRequests(options: RequestsOptions): Requests {
     const { portal: name } = wire.decodeExecute(bytes, start0, end);
     const found = statements.portal(name);
     if (found === "wait") return wait();
-    if (found === "absent") return refuse(SENT.parse, { via: "extended", text: "" }, absent("portal", name, "34000"));
+    if (found === "absent")
+      return refuse(SENT.parse, { via: "extended", text: undefined }, absent("portal", name, "34000"));
     const portal = found.found;
-    if (statements.isStale(name, portal)) return refuse(SENT.parse, { via: "extended", text: "" }, stalePortal(name));
+    if (statements.isStale(name, portal))
+      return refuse(SENT.parse, { via: "extended", text: undefined }, stalePortal(name));
     statements.proved(portal);
     const again = portal.firstRun === 0 ? "" : `,"continues":${portal.firstRun}`;
     // Fetching on from a portal with large parameters does not write them again: `continues` says where they are.
     const large = again !== "" && portal.parametersJson.length > 64 * 1024;
-    const number = start("extended", portal.prepared.textJson, large ? "" : portal.parametersJson, again);
+    const number = start(
+      "extended",
+      portal.prepared.textJson,
+      large ? "" : portal.parametersJson,
+      portal.masked,
+      again,
+    );
     if (portal.firstRun === 0) portal.firstRun = number;
     portal.recorded = true;
     portal.prepared.recorded = true;
-    send(SENT.execute, number, undefined, statements.running(portal.prepared, false));
+    const { data } = portal.prepared.masked;
+    youngestTakesMasked = data;
+    send(SENT.execute, number, portal.masked || data, undefined, statements.running(portal.prepared, false));
     return KEEP;
   };
 
@@ -180,15 +227,16 @@ export function createRequests(options: RequestsOptions): Requests {
     const known = portal ? statements.portal(name) : statements.statement(name);
     if (known === "wait") return wait();
     const what = type === wire.FRONTEND.close ? "close" : "describe";
-    if (known === "absent" && name !== "") tape.write(RECORD.action, 0, JSON.stringify({ what, portal, name }));
+    if (known === "absent" && name !== "")
+      tape.write(RECORD.action, 0, JSON.stringify({ what, portal, name: mask.name(name) }));
     if (what === "describe") {
       const statement = portal ? "absent" : statements.statement(name);
       const stale = typeof statement === "object" && statements.isStale(name, statement.found);
       const renewed = stale ? renew(name, statement.found, bytes.subarray(begin, end)) : KEEP;
-      send(SENT.describe, 0);
+      send(SENT.describe, 0, false);
       return renewed;
     }
-    send(SENT.close, 0, undefined, statements.close(portal ? "portal" : "statement", name));
+    send(SENT.close, 0, false, undefined, statements.close(portal ? "portal" : "statement", name));
     return KEEP;
   };
 
@@ -196,9 +244,11 @@ export function createRequests(options: RequestsOptions): Requests {
     const { oid, parameters } = wire.decodeFunctionCall(bytes, start0, end);
     const text = `function call by oid ${oid}`;
     const verdict = checker.fastpath();
-    if (!verdict.ok) return refuse(SENT.query, { via: "fastpath", text }, verdict);
-    const number = start("fastpath", JSON.stringify(text), parametersJson(parameters));
-    send(SENT.functionCall, number, undefined, statements.running(FASTPATH, true));
+    const masked = mask.text(text, true);
+    if (!verdict.ok) return refuse(SENT.query, { via: "fastpath", text: masked }, verdict);
+    const values = mask.parameters(parameters, masked);
+    const number = start("fastpath", JSON.stringify(masked.shown), values.json, values.masked);
+    send(SENT.functionCall, number, values.masked, undefined, statements.running(FASTPATH, true));
     return KEEP;
   };
 
@@ -223,7 +273,8 @@ export function createRequests(options: RequestsOptions): Requests {
         return KEEP;
       case wire.FRONTEND.copyFail: {
         const text = bytes.toString("utf8", body, Math.max(body, end - 1));
-        tape.write(RECORD.action, 0, JSON.stringify({ what: "copy failed", n: answers.copyInto || n, text }));
+        const shown = mask.words(text, takesMasked());
+        tape.write(RECORD.action, 0, JSON.stringify({ what: "copy failed", n: answers.copyInto || n, text: shown }));
         answers.endCopy();
         return KEEP;
       }
@@ -278,7 +329,7 @@ export function createRequests(options: RequestsOptions): Requests {
         // A body that does not parse is an error of this message; a length that lies would be one of the connection.
         if (!(error instanceof wire.ProtocolViolation) || answers.copyInto > 0) throw error;
         const simple = type === wire.FRONTEND.query || type === wire.FRONTEND.functionCall;
-        const what = { via: simple ? ("simple" as const) : ("extended" as const), text: "" };
+        const what = { via: simple ? ("simple" as const) : ("extended" as const), text: undefined };
         return refuse(simple ? SENT.query : SENT.parse, what, { reason: error.message, sqlstate: error.sqlstate });
       }
     },
@@ -286,20 +337,24 @@ export function createRequests(options: RequestsOptions): Requests {
       if (skipping || terminated) return false;
       answers.copied(end - begin);
       // Before the target asked for the data, and after it gave up, the youngest statement is the one meant.
-      tape.data(answers.copyInto || n, bytes.subarray(begin, end));
+      const data = bytes.subarray(begin, end);
+      const number = answers.copyInto || n;
+      if (takesMasked()) hideData(number, data);
+      else tape.data(number, data);
       return true;
     },
     pass(bytes) {
       tape.pass(bytes);
     },
     endTurn() {
+      flushHidden();
       for (const { prepared: definition, portal, name } of open) {
         if (definition !== undefined && !definition.recorded) {
           definition.recorded = true;
           tape.write(
             RECORD.action,
             0,
-            `{"what":"prepare","name":${JSON.stringify(name)},"text":${definition.textJson}}`,
+            `{"what":"prepare","name":${JSON.stringify(mask.name(name, definition.masked))},"text":${definition.textJson}${definition.masked.masked ? `,"masked":true` : ""}}`,
           );
         }
         if (portal !== undefined && !portal.recorded) {
@@ -309,7 +364,7 @@ export function createRequests(options: RequestsOptions): Requests {
           tape.write(
             RECORD.action,
             0,
-            `{"what":"bind","name":${JSON.stringify(name)},"text":${text},"params":${params}}`,
+            `{"what":"bind","name":${JSON.stringify(mask.name(name, portal.prepared.masked))},"text":${text},"params":${params}${portal.masked ? `,"masked":true` : ""}}`,
           );
         }
       }
@@ -319,6 +374,17 @@ export function createRequests(options: RequestsOptions): Requests {
       tape.release();
     },
   };
+}
+
+const NO_TEXT: MaskedText = { shown: "", masked: false, secret: false, data: false };
+
+/** Whether PostgreSQL's parser has read the text, whatever the scope says of it. */
+function isRead(verdict: { ok: boolean; sqlstate?: string }): boolean {
+  return verdict.ok || verdict.sqlstate === undefined;
+}
+
+function flag(masked: boolean): { masked?: true } {
+  return masked ? { masked } : {};
 }
 
 const UNREADABLE = {

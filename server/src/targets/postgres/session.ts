@@ -7,6 +7,7 @@ import { planOf, type PostgresPlan } from "./config.ts";
 import { createTlsContexts, dial, sendCancel, type TargetConnection, type TlsContexts } from "./dial.ts";
 import { authenticate, createSalts, createServerTls, greet, Refused, type Salts, type Startup } from "./handshake.ts";
 import { Gone, unlessAborted } from "./intake.ts";
+import { withheld } from "./mask.ts";
 import { startRelay, type Relay } from "./relay.ts";
 import type { ScopeChecker } from "./scope.ts";
 import { createSaltedPasswords, type SaltedPasswords } from "./scram.ts";
@@ -138,8 +139,8 @@ async function open(startup: Startup, connection: ClientConnection, gate: Gate, 
   const session = await gate.open({
     ...{ user, remoteAddress: connection.remoteAddress },
     client: {
-      database: (parameters.get("database") ?? "").slice(0, 63),
-      application: (parameters.get("application_name") ?? "").slice(0, 63),
+      database: withheld((parameters.get("database") ?? "").slice(0, 63)),
+      application: withheld((parameters.get("application_name") ?? "").slice(0, 63)),
       protocol: `3.${Math.min(startup.minor, wire.NEWEST_MINOR)}`,
       tls:
         "getProtocol" in socket ? String((socket as Socket & { getProtocol(): string | null }).getProtocol()) : "none",
@@ -205,7 +206,7 @@ async function open(startup: Startup, connection: ClientConnection, gate: Gate, 
     const cause =
       why instanceof Gone ? "client" : why instanceof Refused && why.report.sqlstate === "57P01" ? "cut" : "error";
     const counts = { statements: 0, refused: 0, bytesIn: 0, bytesOut: 0 };
-    session.close({ cause, detail: describe(why), ...counts });
+    session.close({ cause, detail: withheld(describe(why)), ...counts });
     throw error instanceof GlassError && stop.signal.aborted && why instanceof Refused ? why : error;
   } finally {
     clearTimeout(dialTimer);

@@ -1,6 +1,7 @@
 import type { StatementClass } from "./scope-classes.ts";
 import { isBuiltInFunction } from "./scope-names.ts";
-import { MAX_NAME_BYTES, type Parameter } from "./wire.ts";
+import type { MaskedText } from "./mask.ts";
+import { MAX_NAME_BYTES } from "./wire.ts";
 
 /**
  * Which text and which parameters an Execute runs.
@@ -17,7 +18,8 @@ import { MAX_NAME_BYTES, type Parameter } from "./wire.ts";
 
 export interface Prepared {
   readonly text: string;
-  /** The text as a JSON string, made once. */
+  /** What is recorded in the text's place, and as a JSON string, made once. */
+  readonly masked: MaskedText;
   readonly textJson: string;
   /** What running it does to names that SQL and the protocol share. */
   readonly forgets: Forgets;
@@ -33,8 +35,10 @@ export interface Prepared {
 export interface Portal {
   readonly name: string;
   readonly prepared: Prepared;
-  /** Parameters as a JSON array, or empty text when there are none. */
+  /** Parameters as they are recorded: a JSON array, or empty text when there are none. */
   readonly parametersJson: string;
+  /** Some of the text, or of the parameters, is masked. */
+  readonly masked: boolean;
   recorded: boolean;
   /** Number of the statement that ran it first; 0 before. */
   firstRun: number;
@@ -107,10 +111,17 @@ const NO_TYPES = Buffer.alloc(2);
 export function prepared(
   text: string,
   classes: readonly StatementClass[],
+  masked: MaskedText,
   parameterTypes: Buffer = NO_TYPES,
 ): Prepared {
   return {
-    ...{ text, textJson: JSON.stringify(text), forgets: forgetsOf(text), sight: sightOf(text, classes) },
+    ...{
+      text,
+      masked,
+      textJson: JSON.stringify(masked.shown),
+      forgets: forgetsOf(text),
+      sight: sightOf(text, classes),
+    },
     ...{ parameterTypes, provenAt: 0, recorded: false },
   };
 }
@@ -200,19 +211,6 @@ function forgetsOf(text: string): Forgets {
   const statements = /deallocate|discard/i.test(text);
   const portals = /discard|cursor/i.test(text);
   return { what: statements ? (portals ? "both" : "statements") : "portals" };
-}
-
-/** Parameters as JSON text: strings, null, and `{ base64 }` for binary ones. */
-export function parametersJson(parameters: readonly Parameter[]): string {
-  if (parameters.length === 0) return "";
-  let json = "[";
-  for (const parameter of parameters) {
-    if (json.length > 1) json += ",";
-    if (parameter === null) json += "null";
-    else if (typeof parameter === "string") json += JSON.stringify(parameter);
-    else json += `{"base64":"${parameter.toString("base64")}"}`;
-  }
-  return `${json}]`;
 }
 
 /** One kind of name, with its three layers. */

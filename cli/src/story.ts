@@ -1,0 +1,106 @@
+import type { EventLine, ReplayLine, ShownLine, StatementLine } from "@glasskey/contract";
+import { bytes, clock, plain, type Output } from "./output.ts";
+
+/** Prints what was done in a session, one line after the other. */
+export interface Story {
+  tell(line: Exclude<ReplayLine, { what: "screen" }>): void;
+}
+
+/** Statements whose beginning was printed, and which wait for their answer. */
+const MAX_RUNNING = 1_000;
+
+export function tellStory(out: Output): Story {
+  /** Of a watched session: what was printed when it was sent. The last one printed needs no number beside its answer. */
+  const running = new Map<number, number>();
+  let printed = 0;
+
+  const statement = (line: StatementLine): void => {
+    const sent = running.get(line.n);
+    running.delete(line.n);
+    if (sent === undefined) {
+      printed++;
+      say(out, `${out.dim(clock(line.at))}  `, `${textOf(line)}${parameters(line)}`);
+      if (line.outcome === "running") {
+        running.set(line.n, printed);
+        const [oldest] = running.keys();
+        if (running.size > MAX_RUNNING && oldest !== undefined) running.delete(oldest);
+        return;
+      }
+    }
+    const which = sent === undefined || sent === printed ? "" : `${out.dim(`#${line.n}`)} `;
+    out.say(`          → ${which}${resultOf(line, out)}`);
+  };
+
+  return {
+    tell(line) {
+      if (line.what === "statement") return statement(line);
+      printed++;
+      return "content" in line ? event(out, line) : shown(out, line);
+    },
+  };
+}
+
+function resultOf({ outcome, tag, rows, us, error }: StatementLine, out: Output): string {
+  const ms = us === undefined ? "" : `, ${(us / 1000).toFixed(1)} ms`;
+  switch (outcome) {
+    case "refused":
+      return out.red(`refused: ${plain(error?.message ?? "")}`);
+    case "failed":
+      return out.red(`${plain(error?.sqlstate ?? "")} ${plain(error?.message ?? "")}${ms}`);
+    case "done":
+      return out.dim(`${plain(tag ?? "")}${rows === undefined || /\d$/.test(tag ?? "") ? "" : ` ${rows} rows`}${ms}`);
+    case "running":
+      return out.yellow("sent");
+    default:
+      return out.yellow("no answer recorded");
+  }
+}
+
+function event(out: Output, { what, at, content }: EventLine): void {
+  const when = out.dim(clock(at));
+  const text = (key: string): string => (typeof content[key] === "string" ? plain(content[key]) : "");
+  switch (what) {
+    case "started":
+      return out.say(
+        `${when}  ${out.bold("session begins")}: ${text("person")} on ${text("target")}, playbook ${text("playbook")}`,
+      );
+    case "ended":
+      return out.say(`${when}  ${out.bold("session ends")}: ${text("detail") || text("cause")}`);
+    case "notice":
+      return out.say(`${when}  ${out.yellow(`told: ${text("text")}`)}`);
+    case "prepared":
+      return say(out, `${when}  ${out.yellow("prepared, never run:")} `, text("text").trim());
+    default:
+      return out.say(`${when}  ${out.yellow(text("what") || "action")}`);
+  }
+}
+
+function shown(out: Output, { what, at, text }: ShownLine): void {
+  out.say(`${out.dim(clock(at))}  ${out.dim(what === "command" ? "$" : "│")} ${plain(text)}`);
+}
+
+/** Statements of several lines keep their lines, each marked as a part of the first: none can pass for a line of ours. */
+function say(out: Output, head: string, text: string): void {
+  const [first = "", ...rest] = text.split(/\r?\n/);
+  out.say(`${head}${plain(first)}`);
+  for (const line of rest) out.say(`        ${out.dim("│")} ${plain(line)}`);
+}
+
+function textOf({ text, leftOutBytes }: StatementLine): string {
+  return leftOutBytes === undefined
+    ? text.trim()
+    : `(a statement of ${bytes(leftOutBytes)}; glass export --format raw has it whole)`;
+}
+
+function parameters({ params }: StatementLine): string {
+  if (!Array.isArray(params) || params.length === 0) return "";
+  const values = (params as unknown[]).map((value, i) => `$${i + 1} = ${parameter(value)}`);
+  return `  [${values.join(", ")}]`;
+}
+
+function parameter(value: unknown): string {
+  if (value === null) return "null";
+  if (typeof value === "string") return `'${plain(value)}'`;
+  const binary = typeof value === "object" && "base64" in value ? value.base64 : undefined;
+  return typeof binary === "string" ? `(binary) ${plain(binary)}` : plain(JSON.stringify(value));
+}

@@ -1,0 +1,5 @@
+import { z } from "zod";
+
+/** What `/healthz` and `/readyz` answer, to anybody: a word for each thing that is not as it should be, and no more. */
+export const probeAnswer = z.object({ ok: z.boolean(), reasons: z.array(z.string()) });
+export type ProbeAnswer = z.infer<typeof probeAnswer>;

@@ -1,0 +1,138 @@
+import { openCheckpoint, parseVerifierKeys } from "@glasskey/verify";
+import { exportLog } from "../audit/export.ts";
+import type { LogReader } from "../audit/read.ts";
+import { sleep } from "../core/clock.ts";
+import { describe, GlassError } from "../core/errors.ts";
+import { sha256Hex, type ObjectStore } from "../objects/object-store.ts";
+import type { Store } from "../store/database.ts";
+import { openCopy } from "./copy.ts";
+import { createCursors, type Cursor } from "./cursor.ts";
+import type { SealedChunk } from "./layout.ts";
+
+export interface MirrorOptions {
+  readonly store: Store;
+  readonly reader: LogReader;
+  /** A folder, which is brought up to date like an export; or where objects go. */
+  readonly to: { readonly folder: string } | { readonly objects: ObjectStore };
+  readonly readChunk: (chunk: Pick<SealedChunk, "session" | "chunk" | "sha256">) => Promise<Uint8Array | undefined>;
+  readonly keys: () => Promise<string> | string;
+  readonly node: string;
+  readonly warn: (line: string) => void;
+  readonly alarms: { raise(key: string, text: string): Promise<unknown>; clear(key: string): Promise<unknown> };
+  readonly pollMs?: number;
+  /** For how long it may fail before the alarm; 10 minutes by default. */
+  readonly patienceMs?: number;
+}
+
+export interface Mirror {
+  /** Brings it up to date now, if no other process is at it. */
+  mirrorNow(): Promise<void>;
+  stop(): Promise<void>;
+}
+
+const POLL_MS = 10_000;
+const PATIENCE_MS = 10 * 60_000;
+const PUTS_AT_ONCE = 8;
+const ALARM = "mirror behind";
+
+/**
+ * Keeps a copy of the log and the encrypted recordings up to date where auditors reach it without Glasskey. It is not
+ * locked: whoever may write there can change it, and the verifier then says so. One process at a time works on it.
+ */
+export function startMirror(options: MirrorOptions): Mirror {
+  const { store, reader, to, alarms, warn } = options;
+  const pollMs = options.pollMs ?? POLL_MS;
+  const patienceMs = options.patienceMs ?? PATIENCE_MS;
+  const place = "folder" in to ? to.folder : to.objects.place;
+  const cursors = createCursors(store, `mirror ${place}`, options.node);
+  const stopping = new AbortController();
+  let failingSinceMs: number | undefined;
+  let told: boolean | undefined;
+
+  const toObjects = async (objects: ObjectStore, cursor: Cursor, note: string, keys: string): Promise<void> => {
+    const head = openCheckpoint(note, parseVerifierKeys(keys));
+    if (head.size > cursor.size) {
+      const log = await openCopy(reader, head);
+      for await (const { parts, chunks, next } of log.stepsFrom(cursor.next_index)) {
+        const work = [
+          ...parts.map(
+            ({ path, bytes }) =>
+              () =>
+                objects.replace(path, bytes),
+          ),
+          ...chunks.map((chunk) => async () => {
+            const bytes = await options.readChunk(chunk);
+            if (bytes !== undefined && sha256Hex(bytes) === chunk.sha256) await objects.replace(chunk.path, bytes);
+          }),
+        ];
+        for (let i = 0; i < work.length; i += PUTS_AT_ONCE) {
+          await Promise.all(work.slice(i, i + PUTS_AT_ONCE).map((one) => one()));
+        }
+        if (!(await cursors.advance(store, { next_index: next }))) return;
+        if (stopping.signal.aborted) return;
+      }
+      for (const { path, bytes } of await log.partialParts()) await objects.replace(path, bytes);
+      await objects.replace("log.vkey", Buffer.from(keys.endsWith("\n") ? keys : `${keys}\n`));
+      await objects.replace("checkpoint", Buffer.from(note)); // last: what it covers is there
+      await cursors.advance(store, { size: head.size, dated: true });
+    }
+    const witnessed = await reader.witnessed();
+    if (witnessed === undefined) return;
+    const { size } = openCheckpoint(witnessed, parseVerifierKeys(keys));
+    if (size <= cursor.witnessed || size > head.size) return;
+    await objects.replace("checkpoint.witnessed", Buffer.from(witnessed));
+    await cursors.advance(store, { witnessed: size });
+  };
+
+  const round = async (now: boolean): Promise<void> => {
+    await cursors.read();
+    const cursor = await cursors.claim(now);
+    if (cursor === undefined) return;
+    try {
+      const note = await reader.checkpoint();
+      const keys = await options.keys();
+      if (note !== undefined && "objects" in to) await toObjects(to.objects, cursor, note, keys);
+      else if (note !== undefined && "folder" in to) {
+        const { readChunk } = options;
+        const witnessed = (): Promise<string | undefined> => reader.witnessed();
+        const exported = { store, folder: to.folder, vkey: keys, readChunk, keepCheckpoint: false, witnessed };
+        await cursors.advance(store, { size: (await exportLog(exported)).size, dated: true });
+      }
+      await cursors.release();
+      failingSinceMs = undefined;
+    } catch (error) {
+      const refused = error instanceof GlassError && (error.code === "integrity" || error.code === "config_invalid");
+      await cursors.fail(describe(error), refused);
+      if (failingSinceMs === undefined) warn(`mirror ${place}: ${describe(error)}`);
+      failingSinceMs ??= performance.now();
+    }
+    const late = failingSinceMs !== undefined && performance.now() - failingSinceMs >= patienceMs;
+    if (late === told) return;
+    if (late) await alarms.raise(ALARM, `the mirror ${place} is not up to date`);
+    else await alarms.clear(ALARM);
+    told = late;
+  };
+
+  let turn: Promise<void> = Promise.resolve();
+  const inTurn = (now: boolean): Promise<void> => {
+    turn = turn
+      .then(() => round(now))
+      .catch((error: unknown) => warn(`mirror: it waits for the store: ${describe(error)}`));
+    return turn;
+  };
+  const loop = async (): Promise<void> => {
+    while (!stopping.signal.aborted) {
+      await inTurn(false);
+      await sleep(pollMs, stopping.signal).catch(() => {});
+    }
+  };
+  const running = loop();
+  return {
+    mirrorNow: () => inTurn(true),
+    async stop() {
+      stopping.abort();
+      await Promise.race([running, sleep(pollMs)]);
+      if ("objects" in to) to.objects.close();
+    },
+  };
+}

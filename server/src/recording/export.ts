@@ -1,0 +1,78 @@
+import { RECORD } from "../targets/target.ts";
+import { asciicast } from "./asciicast.ts";
+import { play } from "./play.ts";
+import { contentOf, type StoredRecord } from "./record.ts";
+import { clockTime, isoTime, jsonLine, lineJson, printable, textLine, timeOf } from "./statements.ts";
+
+/**
+ * `json`: a line of JSON for each statement and whatever happened in between, and for each line that a terminal showed.
+ * `text`: the same for people. `asciicast`: a terminal, to be played. `raw`: every record as it was written.
+ */
+export type ExportFormat = "json" | "text" | "asciicast" | "raw";
+
+/** The content types of the formats. */
+export const EXPORT_TYPES: Readonly<Record<ExportFormat, string>> = {
+  json: "application/x-ndjson",
+  text: "text/plain; charset=utf-8",
+  asciicast: "application/x-asciicast",
+  raw: "application/x-ndjson",
+};
+
+/** Lines are joined to pieces of this size: one piece a line is slow to send. */
+const PIECE_CHARACTERS = 32 << 10;
+
+/**
+ * A recording as a file, piece by piece, with the records' own memory bounds.
+ * @throws what `records` throws; GlassError `usage` where the format does not fit the session.
+ */
+export async function* exportAs(
+  format: ExportFormat,
+  session: string,
+  records: AsyncIterable<StoredRecord>,
+): AsyncGenerator<string> {
+  let piece = "";
+  for await (const line of linesOf(format, session, records)) {
+    piece += line;
+    if (piece.length < PIECE_CHARACTERS) continue;
+    yield piece;
+    piece = "";
+  }
+  if (piece !== "") yield piece;
+}
+
+async function* linesOf(
+  format: ExportFormat,
+  session: string,
+  records: AsyncIterable<StoredRecord>,
+): AsyncGenerator<string> {
+  if (format === "asciicast") yield* asciicast(session, records);
+  else if (format === "raw") for await (const record of records) yield jsonLine(recordJson(record));
+  else yield* readable(format, records);
+}
+
+async function* readable(format: "json" | "text", records: AsyncIterable<StoredRecord>): AsyncGenerator<string> {
+  for await (const item of play(records, "lines")) {
+    if (item.what === "line") {
+      yield format === "json" ? jsonLine(lineJson(item.line)) : `${textLine(item.line)}\n`;
+    } else if (item.what === "shown") {
+      const { timeUs, stamp, what, text } = item.shown;
+      const at = timeOf({ timeUs });
+      yield format === "json"
+        ? jsonLine({ what: what === "line" ? "shown" : what, at: isoTime(at), seq: stamp, text })
+        : `${clockTime(at)}  ${what === "line" ? "│" : "$"} ${printable(text)}\n`;
+    }
+  }
+}
+
+const KIND_NAMES = new Map<number, string>(Object.entries(RECORD).map(([name, kind]) => [kind, name]));
+const RAW_KINDS: ReadonlySet<number> = new Set([RECORD.terminalInput, RECORD.terminalOutput]);
+
+/** A record with nothing left out. @throws GlassError `integrity` for a payload that is not what its kind says. */
+export function recordJson(record: StoredRecord): Record<string, unknown> {
+  const { seq, kind, payload } = record;
+  const known = { seq, at: isoTime(timeOf(record)), kind: KIND_NAMES.get(kind) ?? String(kind) };
+  if (kind === RECORD.data && payload.length >= 4)
+    return { ...known, n: payload.readUInt32BE(0), bytes: payload.toString("base64", 4) };
+  if (RAW_KINDS.has(kind) || !KIND_NAMES.has(kind)) return { ...known, bytes: payload.toString("base64") };
+  return { ...contentOf(record), ...known };
+}

@@ -1,0 +1,324 @@
+import { createHash } from "node:crypto";
+import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { describe, GlassError } from "../core/errors.ts";
+import { type JournalFiles, type Lock, lockFolder } from "./journal-files.ts";
+import { type LostCopy, mirroredFiles, NOTE, noteText, readNote } from "./journal-mirror.ts";
+import { highestSequence, journalFileNumber, openReader } from "./reader.ts";
+import { UNFINISHED } from "./recovery.ts";
+
+/** The journal's folder or folders, claimed for this process and equal. */
+export interface JournalFolders {
+  readonly files: JournalFiles;
+  /** The one to read: it is whole. */
+  readonly dir: string;
+  /** The copy that was given up, if one was. */
+  lost(): LostCopy | undefined;
+  /** What was done to make the copies equal, for the operator; undefined where they were. */
+  readonly rebuilt: string | undefined;
+  release(): void;
+}
+
+export interface FoldersOptions {
+  readonly dir: string;
+  readonly mirror: string | undefined;
+  readonly key: Uint8Array;
+  readonly files: JournalFiles;
+  readonly slowMs?: number | undefined;
+}
+
+/** What one folder holds. */
+interface Copy {
+  readonly dir: string;
+  /** Files with frames, oldest first, and where their last good frame ends. */
+  readonly ends: ReadonlyMap<string, number>;
+  readonly journalId: string | undefined;
+  /** Of the first and last good frame; 0 where there is none. */
+  readonly first: number;
+  readonly last: number;
+  /** It says that it went on without the other. */
+  readonly claims: boolean;
+}
+
+type Looked =
+  | { readonly is: "whole"; readonly copy: Copy }
+  | { readonly is: "damaged"; readonly dir: string; readonly error: GlassError; readonly highest: number }
+  | { readonly is: "unusable"; readonly dir: string; readonly why: string };
+
+const COPY_BYTES = 1 << 20;
+
+/**
+ * Claims the journal's folder. With a mirror, claims both and makes them equal: of two copies, one of which continues the
+ * other, the longer is taken and the other rebuilt from it; so is an empty one, and one that is damaged where the other
+ * is whole and holds as much. A folder that cannot be used is given up, with a note in the other one.
+ * @throws GlassError `conflict` for a folder in use; `integrity` where the copies differ in what both claim to be right,
+ * then nothing was changed; `recording_unavailable` where neither folder can be used.
+ */
+export async function openFolders(options: FoldersOptions): Promise<JournalFolders> {
+  const { dir, mirror, files } = options;
+  if (mirror === undefined) {
+    await files.makeFolder(dir);
+    const lock = lockFolder(dir);
+    return { files, dir, lost: () => undefined, rebuilt: undefined, release: () => lock.release() };
+  }
+  if (resolve(mirror) === resolve(dir)) {
+    throw new GlassError("config_invalid", "recordings.mirror is the journal's own folder", {
+      next: "Give it a folder on another disk.",
+    });
+  }
+  const locks: Lock[] = [];
+  const release = (): void => {
+    for (const lock of locks.splice(0)) lock.release();
+  };
+  try {
+    const a = await look(dir, options, locks);
+    const b = await look(mirror, options, locks);
+    return { ...(await agree(a, b, { ...options, mirror })), release };
+  } catch (error) {
+    release();
+    throw error;
+  }
+}
+
+/** Whether two folders are on the same disk, as far as can be told: then one broken disk takes both. */
+export async function onOneDisk(a: string, b: string): Promise<boolean> {
+  try {
+    return (await stat(a)).dev === (await stat(b)).dev;
+  } catch {
+    return false; // one of them cannot be used, which is said elsewhere
+  }
+}
+
+async function look(dir: string, { key, files }: FoldersOptions, locks: Lock[]): Promise<Looked> {
+  try {
+    await files.makeFolder(dir);
+    locks.push(lockFolder(dir));
+    const claims = (await readNote(dir)) !== undefined;
+    try {
+      return { is: "whole", copy: { dir, claims, ...(await contents(dir, key)) } };
+    } catch (error) {
+      if (!(error instanceof GlassError && error.code === "integrity")) throw error;
+      return { is: "damaged", dir, error, highest: await highestSequence(dir) };
+    }
+  } catch (error) {
+    if (error instanceof GlassError && error.code === "conflict") throw error;
+    return { is: "unusable", dir, why: describe(error) };
+  }
+}
+
+async function contents(dir: string, key: Uint8Array): Promise<Pick<Copy, "ends" | "journalId" | "first" | "last">> {
+  const reader = openReader(dir, key);
+  try {
+    const ends = new Map<string, number>();
+    let first = 0;
+    for (let frame = await reader.next(); frame !== undefined; frame = await reader.next()) {
+      if (first === 0) first = frame.sequence;
+      ends.set(frame.file, frame.offset + frame.bytes);
+    }
+    await reader.tail();
+    return { ends, journalId: reader.journalId?.toString("hex"), first, last: reader.sequence };
+  } finally {
+    await reader.close();
+  }
+}
+
+function dirOf(one: Looked): string {
+  return one.is === "whole" ? one.copy.dir : one.dir;
+}
+
+type Agreed = Omit<JournalFolders, "release">;
+
+async function agree(a: Looked, b: Looked, options: FoldersOptions & { mirror: string }): Promise<Agreed> {
+  const { best, other } = await choose(a, b);
+  let kept = best.dir;
+  let lost: LostCopy | undefined;
+  let rebuilt: string | undefined;
+  if (other.is === "unusable") lost = { dir: other.dir, why: other.why };
+  else {
+    try {
+      rebuilt = await makeEqual(best, other);
+    } catch (error) {
+      lost = { dir: dirOf(other), why: describe(error) };
+    }
+  }
+  const note = (dir: string): void => options.files.mark(dir, NOTE, noteText(lost));
+  if (lost === undefined) {
+    for (const [dir, left] of [
+      [best.dir, dirOf(other)],
+      [dirOf(other), best.dir],
+    ] as const) {
+      try {
+        note(dir);
+      } catch (error) {
+        if (lost !== undefined) throw error; // neither can be written
+        lost = { dir, why: describe(error) };
+        kept = left;
+      }
+    }
+  }
+  if (lost !== undefined) note(kept);
+  const files = mirroredFiles({
+    dirs: [options.dir, options.mirror],
+    files: options.files,
+    lost,
+    slowMs: options.slowMs,
+  });
+  return { files, dir: kept, lost: () => files.lost(), rebuilt };
+}
+
+/** Which copy is right. Changes nothing. */
+async function choose(a: Looked, b: Looked): Promise<{ best: Copy; other: Looked }> {
+  if (a.is === "whole" && b.is === "whole") {
+    const [longer, shorter] = b.copy.last > a.copy.last ? [b, a] : [a, b];
+    if (await continues(longer.copy, shorter.copy)) return { best: longer.copy, other: shorter };
+    // Only where one side went on alone, and says so, is the other's last frame one that nobody was told of.
+    if (longer.copy.claims && !shorter.copy.claims && longer.copy.journalId === shorter.copy.journalId)
+      return { best: longer.copy, other: shorter };
+    throw new GlassError(
+      "integrity",
+      `the two copies of the journal, ${a.copy.dir} and ${b.copy.dir}, differ in what each says is recorded`,
+      {
+        next: "Keep both. See which of them was in use last, move the other one away, and start again.",
+        details: { dirs: [a.copy.dir, b.copy.dir] },
+      },
+    );
+  }
+  const whole = a.is === "whole" ? a : b;
+  const other = a.is === "whole" ? b : a;
+  if (whole.is !== "whole") {
+    for (const one of [a, b]) if (one.is === "damaged") throw one.error;
+    const whys = [a, b].map((one) => (one.is === "unusable" ? `${one.dir}: ${one.why}` : ""));
+    throw new GlassError("recording_unavailable", `no folder of the journal can be used: ${whys.join("; ")}`, {
+      next: "Check the disks and who may write there.",
+    });
+  }
+  if (other.is === "damaged" && other.highest > whole.copy.last) throw other.error; // the whole one is older
+  return { best: whole.copy, other };
+}
+
+/** Whether all that `shorter` has is in `longer` too, or was sealed and removed there. */
+async function continues(longer: Copy, shorter: Copy): Promise<boolean> {
+  if (shorter.last === 0) return true;
+  if (longer.journalId !== shorter.journalId) return false;
+  if (shorter.last < longer.first) return true;
+  for (const [name, end] of shorter.ends) {
+    const there = longer.ends.get(name);
+    const older = longer.ends.keys().next().value ?? "";
+    if (there === undefined) {
+      if (name < older) continue;
+      return false;
+    }
+    const bytes = Math.min(end, there);
+    if (end > bytes && name !== [...longer.ends.keys()].at(-1)) return false;
+    if ((await digest(join(longer.dir, name), bytes)) !== (await digest(join(shorter.dir, name), bytes))) return false;
+  }
+  return true;
+}
+
+/**
+ * Makes `other` a copy of `best`. A damaged one's files are set aside. Safe to repeat after a crash at any point: stale
+ * files go from the newest, new ones come from the oldest.
+ * @returns what was done, for the operator.
+ */
+async function makeEqual(best: Copy, other: Looked): Promise<string | undefined> {
+  const to = dirOf(other);
+  let done: string | undefined;
+  if (other.is === "damaged") {
+    const aside = join(to, `set-aside-${Date.now()}`);
+    await mkdir(aside, { mode: 0o700 });
+    for (const name of await journalFiles(to)) await rename(join(to, name), join(aside, name));
+    await syncFolder(to);
+    done = `${to} was damaged (${other.error.message}); its files are in ${aside}, and it was rebuilt from ${best.dir}`;
+  } else if (
+    other.is === "whole" &&
+    other.copy.first > 0 &&
+    other.copy.first < best.first &&
+    other.copy.last >= best.first - 1
+  ) {
+    // Whoever removed these from the better copy may not have been the sealer, who takes what it has sealed again.
+    for (const [name, end] of other.copy.ends) if (!best.ends.has(name)) await copyFile(to, best.dir, name, end);
+    await syncFolder(best.dir);
+  }
+  const source = await journalFiles(best.dir);
+  for (const name of (await journalFiles(to)).toReversed()) {
+    if (source.includes(name) && (await sameContent(best.dir, to, name))) continue;
+    await rm(join(to, name));
+    await syncFolder(to);
+  }
+  const present = new Set(await journalFiles(to));
+  let copied = 0;
+  for (const name of source) {
+    if (present.has(name)) continue;
+    await copyFile(best.dir, to, name, (await stat(join(best.dir, name))).size);
+    copied++;
+  }
+  await syncFolder(to);
+  if (copied > 0) done ??= `${to} was behind ${best.dir} by ${copied} files, and was rebuilt from it`;
+  return done;
+}
+
+async function copyFile(from: string, to: string, name: string, bytes: number): Promise<void> {
+  const partial = join(to, name + UNFINISHED);
+  const source = await open(join(from, name), "r");
+  try {
+    const target = await open(partial, "w", 0o600);
+    try {
+      const buffer = Buffer.allocUnsafe(COPY_BYTES);
+      for (let at = 0; at < bytes;) {
+        const { bytesRead } = await source.read(buffer, 0, Math.min(buffer.length, bytes - at), at);
+        if (bytesRead === 0) break;
+        for (let done = 0; done < bytesRead;) {
+          const { bytesWritten } = await target.write(buffer, done, bytesRead - done, at + done);
+          if (bytesWritten === 0) throw new Error("the disk took no bytes");
+          done += bytesWritten;
+        }
+        at += bytesRead;
+      }
+      await target.sync();
+    } finally {
+      await target.close();
+    }
+  } finally {
+    await source.close();
+  }
+  if ((await digest(partial, bytes)) !== (await digest(join(from, name), bytes)))
+    throw new Error(`the copy of ${name} is not what was copied`);
+  await rename(partial, join(to, name));
+  await syncFolder(to);
+}
+
+async function sameContent(a: string, b: string, name: string): Promise<boolean> {
+  const [left, right] = await Promise.all([stat(join(a, name)), stat(join(b, name))]);
+  if (left.size !== right.size) return false;
+  return (await digest(join(a, name), left.size)) === (await digest(join(b, name), left.size));
+}
+
+async function digest(path: string, bytes: number): Promise<string> {
+  const hash = createHash("sha256");
+  const file = await open(path, "r");
+  try {
+    const buffer = Buffer.allocUnsafe(COPY_BYTES);
+    for (let at = 0; at < bytes;) {
+      const { bytesRead } = await file.read(buffer, 0, Math.min(buffer.length, bytes - at), at);
+      if (bytesRead === 0) break;
+      hash.update(buffer.subarray(0, bytesRead));
+      at += bytesRead;
+    }
+    return hash.digest("hex");
+  } finally {
+    await file.close();
+  }
+}
+
+async function journalFiles(dir: string): Promise<string[]> {
+  return (await readdir(dir)).filter((name) => journalFileNumber(name) !== undefined).toSorted();
+}
+
+async function syncFolder(dir: string): Promise<void> {
+  const folder = await open(dir, "r");
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
+  }
+}

@@ -1,0 +1,14 @@
+#!/usr/bin/env node
+// Plain JavaScript, so that an old Node says what it lacks instead of failing on the first type.
+const [major, minor] = process.versions.node.split(".").map(Number);
+if (major > 22 || (major === 22 && minor >= 18)) {
+  const { runCli } = await import("../src/cli.ts");
+  process.exitCode = await runCli(
+    process.argv.slice(2),
+    (text) => process.stdout.write(text),
+    (text) => process.stderr.write(text),
+  );
+} else {
+  process.stderr.write(`glasskey-witness needs Node 22.18 or later; this is ${process.versions.node}.\n`);
+  process.exitCode = 2;
+}
