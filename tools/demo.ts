@@ -2,7 +2,7 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { describe, GlassError } from "../server/src/core/errors.ts";
 import { readConfig } from "../server/src/config.ts";
@@ -229,7 +229,7 @@ async function stopChild(child: ChildProcess): Promise<void> {
 
 async function demo(parts: Parts): Promise<void> {
   console.log(
-    `${bold("Glasskey")}: break the glass on a production database, and prove afterwards that nothing is left.\n`,
+    `${bold("Glasskey")}: break the glass on a production database, and prove afterwards\nthat nothing is left.\n`,
   );
   const target = await step("a PostgreSQL plays production: orders-prod, with data in it", async () => {
     return (parts.target = await startDemoTarget({ dir: join(dir, "target") }));
@@ -266,10 +266,12 @@ log:
 `,
     );
     return (parts.server = await startServer(readConfig(join(dir, "glasskey.yaml")), (line) =>
-      console.error(`  ${dim(line)}`),
+      // The witness is told of this log in the next line, once its key is known.
+      line.startsWith("no witness says") ? undefined : console.error(`  ${dim(line)}`),
     ));
   });
   await must("ida", ["witness", "add-log", witnessDir, server.vkey]);
+  await writeFile(join(dir, "log.vkey"), `${server.vkey}\n`);
   await writeFile(witnessPolicy, `log ${server.vkey}\nwitness demo ${witness.vkey}\nquorum demo\n`);
   show(
     `${target.rows.toLocaleString("en")} rows in orders-prod; ann is on call, bob leads, sam is security officer, ida audits`,
@@ -402,25 +404,31 @@ async function verifyLog(server: RunningServer): Promise<Finished> {
   }
 }
 
-function nextCommands(server: RunningServer): string {
-  const me = `GLASSKEY_HOME=${quote(home("ann"))}`;
-  const command = quote(glass);
+function nextCommands(): string {
   return `
-Glasskey goes on running here. In another terminal, as ann:
+Glasskey goes on running here. In another terminal:
 
-  export ${me}
-  alias glass=${quote(`node ${command}`)}
+  D=${quote(resolve(dir))}
+  alias glass=${quote(`node ${quote(glass)}`)}
+  export GLASSKEY_HOME=$D/home/ann          # you are ann
   glass ls
-  glass break orders-db-repair --reason customer-impact --why "a look around" -- psql
-  glass break payments-db-repair --reason data-loss --why "wrong amount"     # waits for bob
+  glass break orders-db-repair --reason customer-impact \\
+    --why "a look around" -- psql
+  glass break payments-db-repair --reason data-loss --no-wait \\
+    --why "wrong amount"                    # needs bob, and says the GRANT
 
 As bob, ida or sam, with their own homes beside ann's:
 
-  GLASSKEY_HOME=${quote(home("bob"))} node ${command} approve GRANT
-  GLASSKEY_HOME=${quote(home("ida"))} node ${command} log --follow
-  GLASSKEY_HOME=${quote(home("sam"))} node ${command} kill GRANT
-  GLASSKEY_HOME=${quote(home("ida"))} node ${command} log status
-  node ${command} verify ${quote(server.logDir)} --key ${quote(server.vkey)} --witnesses ${quote(witnessPolicy)}
+  GLASSKEY_HOME=$D/home/bob glass approve GRANT
+  GLASSKEY_HOME=$D/home/ida glass sessions       # then: glass replay SESSION
+  GLASSKEY_HOME=$D/home/ida glass log --follow
+  GLASSKEY_HOME=$D/home/ida glass log status
+  GLASSKEY_HOME=$D/home/sam glass kill GRANT
+
+As anybody, without a server:
+
+  glass verify "$D/data/log" --key "$D/log.vkey" \\
+    --witnesses "$D/witnesses.policy"
 
 Ctrl-C stops everything.`;
 }
@@ -446,7 +454,7 @@ async function main(): Promise<number> {
     await clean();
     await demo(parts);
     if (values.once || parts.server === undefined) return 0;
-    console.log(nextCommands(parts.server));
+    console.log(nextCommands());
     const failure = await Promise.race([interruption.promise, parts.server.failed]);
     console.error(`Glasskey cannot go on: ${describe(failure)}`);
     return 1;

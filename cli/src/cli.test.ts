@@ -74,6 +74,18 @@ test("a verb, an option or an argument that does not exist is exit code 2, with 
     stderr: expect.stringContaining("Usage: glass break"),
   });
   expect(await run("ann", ["end"])).toMatchObject({ code: 2 });
+  for (const verb of ["replay", "watch", "export"]) {
+    const grant = await run("ann", [verb, "gr_7kq2m9x4tbzc"]);
+    expect(grant).toMatchObject({ code: 2, stderr: expect.stringContaining("glass sessions gr_7kq2m9x4tbzc") });
+  }
+  for (const words of [
+    ["kill", "GRANT"],
+    ["sessions", "repair"],
+    ["replay", "../people"],
+  ]) {
+    const { code, stderr } = await run("ann", words);
+    expect([code, stderr], words.join(" ")).toEqual([2, expect.stringContaining("They look like ")]);
+  }
   const incomplete = await run("ann", ["break", "repair"]);
   expect(incomplete.code).toBe(2);
   expect(incomplete.stderr).toContain("glass break repair --reason outage|data-loss --why");

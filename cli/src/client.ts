@@ -33,9 +33,12 @@ export async function* callLines<T>(
   for await (const chunk of callBytes(server, path, options)) {
     const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
     rest = lines.pop() ?? "";
-    for (const line of lines) if (line !== "") yield JSON.parse(line) as T;
+    for (const line of lines) {
+      if (options.signal?.aborted === true) return;
+      if (line !== "") yield JSON.parse(line) as T;
+    }
   }
-  if (rest !== "") throw brokeOff();
+  if (rest !== "" && options.signal?.aborted !== true) throw brokeOff();
 }
 
 /** An answer's bytes as they come; see {@link callLines}. @throws CliError as the server says when it fails on the way. */
@@ -44,7 +47,10 @@ export async function* callBytes(
   path: string,
   { signal, quietMs }: { signal?: AbortSignal; quietMs?: number } = {},
 ): AsyncGenerator<Buffer> {
-  const response = await send(server, "GET", path);
+  const response = await send(server, "GET", path, undefined, signal).catch((error: unknown) => {
+    if (signal?.aborted !== true) throw error;
+  });
+  if (response === undefined) return;
   response.setTimeout(quietMs ?? 0, () => response.destroy(new Error("nothing came for a while"))); // whoever replays may pause
   const leave = (): void => void response.destroy();
   signal?.addEventListener("abort", leave, { once: true });
@@ -66,7 +72,13 @@ function brokeOff(cause?: unknown): CliError {
   return new CliError("server_unreachable", "the answer broke off", { next: "Run it again.", cause });
 }
 
-async function send(server: Server, method: string, path: string, body?: unknown): Promise<IncomingMessage> {
+async function send(
+  server: Server,
+  method: string,
+  path: string,
+  body?: unknown,
+  signal?: AbortSignal,
+): Promise<IncomingMessage> {
   const payload = body === undefined ? undefined : JSON.stringify(body);
   const response = await new Promise<IncomingMessage>((resolve, reject) => {
     let url: URL;
@@ -81,6 +93,7 @@ async function send(server: Server, method: string, path: string, body?: unknown
       throw new CliError("usage", "the server is reached over https only", { next: "Write it as https://HOST:7443" });
     const request = httpsRequest(url, {
       method,
+      ...(signal === undefined ? {} : { signal }),
       ...(server.ca === undefined ? {} : { ca: server.ca }),
       timeout: ANSWER_MS,
       headers: {

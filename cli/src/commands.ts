@@ -387,6 +387,13 @@ export const COMMANDS: readonly Command[] = [
     summary: "Let a witness know a log, or one more key of it; a running one sees it at once",
   },
   {
+    name: "witness drop-key",
+    usage: "glass witness drop-key DIR VKEY|FILE",
+    arity: [2, 2],
+    run: async (call) => (await import("./commands/witness.ts")).dropKey(call),
+    summary: "Let a witness believe a retired key of a log no more; never the log's last",
+  },
+  {
     name: "witness show",
     usage: "glass witness show DIR",
     arity: [1, 1],

@@ -20,7 +20,8 @@ export function overview(): string {
     "",
     ...table([...rows, ["", ""], ...server]).flat(),
     "",
-    "Exit codes: 0 done, 1 failed, 2 usage, 3 denied by policy, 4 waiting for a human, 5 revocation not proved.",
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 denied by policy,",
+    "            4 waiting for a human, 5 revocation not proved.",
     "",
   ].join("\n");
 }

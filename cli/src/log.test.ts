@@ -1,10 +1,13 @@
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:https";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { LogKeyList, LogPage, LogStatus } from "@glasskey/contract";
-import { parseNote, parseProof } from "@glasskey/verify";
+import type { LogKeyList, LogPage, LogProof, LogStatus } from "@glasskey/contract";
+import { parseNote, parseProof, verifyFolder } from "@glasskey/verify";
 import { afterAll, beforeAll, expect, inject, test } from "vitest";
 import { addLog, openWitnessFolder, serveWitness } from "../../witness/src/index.ts";
+import { createAuthority, issueServerCertificate } from "../../server/src/core/certificates.ts";
 import { startTestSystem, type TestSystem } from "../../server/testing/system.ts";
 import { runGlass, type Run } from "../testing/run.ts";
 
@@ -58,6 +61,32 @@ test("glass log status says on a few lines what is signed, witnessed and waiting
   expect((await run("ann", "log", "status")).code).toBe(3);
 });
 
+test("a server that answers with the proof of another entry, or with more than a proof, gets nothing onto the terminal", async () => {
+  const { proof } = JSON.parse((await run("ida", "log", "prove", "1", "--json")).stdout) as LogProof;
+  const authority = await createAuthority("evil", 1);
+  let answer = proof;
+  const server = createServer(await issueServerCertificate(authority, ["127.0.0.1"], 1), (_request, response) =>
+    response.end(JSON.stringify({ proof: answer, entry: "{}", size: 5, witnessed: true })),
+  );
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  try {
+    const { port } = server.address() as AddressInfo;
+    const login = { server: `https://127.0.0.1:${port}`, ca: authority.cert, person: "x", token: "t", expiresAt: "" };
+    await mkdir(join(homes, "fooled"));
+    await writeFile(join(homes, "fooled", "login.json"), JSON.stringify(login), { mode: 0o600 });
+    expect(await run("fooled", "log", "prove", "1")).toMatchObject({ code: 0, stdout: proof });
+    const another = await run("fooled", "log", "prove", "2");
+    expect(another).toMatchObject({ code: 1, stdout: "", stderr: expect.stringContaining("no proof of entry 2") });
+    for (answer of ["all is well", `${proof}\u001b[2J`, `${proof}— \u202egol\u009b2J AAAAAAA=\n`]) {
+      const { code, stdout, stderr } = await run("fooled", "log", "prove", "1");
+      expect([code, stdout, stderr.includes("no proof of entry 1")], answer).toEqual([1, "", true]);
+    }
+  } finally {
+    server.close();
+    server.closeAllConnections();
+  }
+});
+
 test("glass log prove says whether witnesses vouch for the checkpoint in the proof", async () => {
   const { code, stdout, stderr } = await run("ida", "log", "prove", "0");
   expect(code).toBe(0);
@@ -98,3 +127,43 @@ test("what is no generation, and a verb that is not finished, are usage errors t
   });
   expect((await run("ida", "log", "key")).code).toBe(2);
 });
+
+test("an insider who puts garbage into the log's queue hides nothing behind it: the log is read, exported and verified past it, and a terminal stays whole", async () => {
+  if (system === undefined) throw new Error("there is no system");
+  const garbage = [
+    Buffer.from([0xff, 0x00, 0x1b, 0x5d]),
+    Buffer.from("[]"),
+    Buffer.from("42"),
+    Buffer.from(`{"at":"never","actor":7,"type":"\\u001b]0;mine\\u0007"}`),
+    Buffer.from(`{"type":"recording.sealed","session":"se_000000000000","data":{"chunk":0,"sha256":"00"}}`),
+    Buffer.from(`${"[".repeat(30_000)}${"]".repeat(30_000)}`),
+    Buffer.from(`{"a":${"[".repeat(30_000)}${"]".repeat(30_000)}}`),
+  ];
+  const before = Number((await system.storeQuery<{ size: string }>("select size from log_head"))[0]?.size);
+  for (const entry of garbage) {
+    await system.storeQuery(
+      `set role ${system.config.database?.user}; insert into log_queue (entry) values ('\\x${entry.toString("hex")}')`,
+    );
+  }
+  await (await system.as("ann")).break("repair");
+  const later = async (): Promise<LogPage> =>
+    JSON.parse((await run("ida", "log", "--json")).stdout || '{"entries":[]}') as LogPage;
+  await expect
+    .poll(async () => (await later()).entries.map(({ entry }) => entry["type"]), PATIENCE)
+    .toContain("grant.requested");
+  const strange = (await later()).entries.filter(({ entry }) => "entryBase64" in entry);
+  expect(strange.map(({ entry }) => entry["entryBase64"])).toEqual(
+    [garbage[0], garbage[1], garbage[2], garbage[5], garbage[6]].map((bytes) => bytes?.toString("base64")),
+  );
+  const { code, stdout, stderr } = await run("ida", "log");
+  expect(`${code} ${stderr}`).toBe("0 ");
+  expect(stdout).not.toContain("\u001b]0");
+  expect(stdout).toMatch(/not an entry of Glasskey's/);
+  const { logDir, vkey } = system.server();
+  await expect
+    .poll(async () => {
+      const { size, problems } = await verifyFolder({ folder: logDir, vkey });
+      return size > before + garbage.length ? problems.map(({ where }) => where) : "not yet";
+    }, PATIENCE)
+    .not.toBe("not yet");
+}, 120_000);

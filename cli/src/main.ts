@@ -2,12 +2,16 @@ import { parseArgs } from "node:util";
 import { COMMANDS, type Command } from "./commands.ts";
 import { CliError, usage } from "./errors.ts";
 import { helpFor, overview } from "./help.ts";
-import { createOutput, plain, type Output } from "./output.ts";
+import { createOutput, paragraph, plain, type Output } from "./output.ts";
 
 /** Runs one verb. @returns the exit code: 0 done, 1 failed, 2 usage, 3 denied, 4 waiting for a human, 5 not proved. */
 export async function main(argv: readonly string[]): Promise<number> {
   const out = createOutput(argv.slice(0, argv.includes("--") ? argv.indexOf("--") : undefined).includes("--json"));
-  process.stdout.on("error", () => process.exit(0)); // the reader of a pipe left
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code === "EPIPE") process.exit(0); // the reader of a pipe left
+    out.hint(`${out.red("glass:")} cannot write all of the output: ${error.message}`);
+    process.exit(1);
+  });
   try {
     return await run(argv, out);
   } catch (thrown) {
@@ -17,9 +21,10 @@ export async function main(argv: readonly string[]): Promise<number> {
         : new CliError("internal", thrown instanceof Error ? thrown.message : String(thrown), { cause: thrown });
     out.value({ error: { code: error.code, message: error.message, next: error.next, details: error.details } });
     const [first = "", ...rest] = error.message.split("\n");
-    out.hint(`${out.red("glass:")} ${first}`);
-    for (const line of rest) out.hint(`  ${line}`);
-    if (error.next !== undefined) out.hint(`  ${error.next}`);
+    const width = process.stderr.columns ?? Infinity; // a file gets whole lines
+    for (const line of paragraph(`${out.red("glass:")} ${first}`, 0, width)) out.hint(line);
+    for (const line of [...rest, ...(error.next === undefined ? [] : [error.next])])
+      for (const part of paragraph(line, 2, width)) out.hint(part);
     if (process.env["GLASSKEY_DEBUG"] !== undefined) console.error(thrown);
     return error.exit;
   }

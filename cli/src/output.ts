@@ -31,7 +31,7 @@ export function createOutput(json: boolean): Output {
       for (const line of lines) void (json || process.stdout.write(`${harmless(line)}\n`));
     },
     hint: (line) => void process.stderr.write(`${harmless(line)}\n`),
-    value: (value) => void (json && process.stdout.write(`${JSON.stringify(value, null, 2)}\n`)),
+    value: (value) => void (json && process.stdout.write(`${jsonText(value, 2)}\n`)),
     ...{ bold: paint(1, 22), dim: paint(2, 22), red: paint(31, 39), green: paint(32, 39), yellow: paint(33, 39) },
   };
 }
@@ -42,6 +42,46 @@ function harmless(line: string): string {
     .split(/(\u001B\[(?:1|2|22|31|32|33|39)m)/)
     .map((part, i) => (i % 2 === 1 ? part : plain(part)))
     .join("");
+}
+
+/** Marks what goes on from the line above. */
+const GOES_ON = "        │ ";
+
+/**
+ * A beginning of ours, and what a stranger wrote: its lines, and what a terminal would break into further ones, go on below
+ * behind a mark. So nothing in it can pass for a line of ours.
+ */
+export function quoted(
+  out: Output,
+  head: string,
+  text: string,
+  paint: (text: string) => string = (part) => part,
+  columns = out.tty ? (process.stdout.columns ?? Infinity) : Infinity,
+): string[] {
+  const room = (begin: string): number => Math.max(NARROWEST, columns - visible(begin));
+  const [first = "", ...rest] = text.split(/\r?\n/).map(plain);
+  const [begin = "", ...more] = broken(first, room(head), room(GOES_ON));
+  return [
+    `${head}${paint(begin)}`,
+    ...[...more, ...rest.flatMap((line) => broken(line, room(GOES_ON)))].map((line) => out.dim(GOES_ON) + paint(line)),
+  ];
+}
+
+/** Parts that fit into so many cells each. What may take two cells counts as two. */
+function broken(text: string, firstCells: number, cells = firstCells): string[] {
+  if (text.length * 2 <= firstCells) return [text];
+  const parts: string[] = [];
+  let [part, room] = ["", firstCells];
+  for (const char of text) {
+    const width = (char.codePointAt(0) ?? 0) < 0x11_00 ? 1 : 2;
+    if (width > room) {
+      parts.push(part);
+      [part, room] = ["", cells];
+    }
+    part += char;
+    room -= width;
+  }
+  return [...parts, part];
 }
 
 const visible = (text: string): number => stripVTControlCharacters(text).length;
@@ -85,6 +125,20 @@ function wrap(text: string, width: number): string[] {
     else lines[lines.length - 1] = line === "" ? word : `${line} ${word}`;
   }
   return lines;
+}
+
+/**
+ * A value as JSON. What JSON leaves as it is although a terminal takes it for more than text is escaped: it means the same,
+ * and whoever looks at it on a terminal sees all of it.
+ */
+export function jsonText(value: unknown, indent?: number): string {
+  return JSON.stringify(value, null, indent).replaceAll(UNSEEN, (char) =>
+    char === "\n"
+      ? char // JSON's own, between the values
+      : Array.from({ length: char.length }, (_, i) => `\\u${char.charCodeAt(i).toString(16).padStart(4, "0")}`).join(
+          "",
+        ),
+  );
 }
 
 /** Control characters, and the invisible ones that turn or hide text: Unicode's Cc, Cf, and line and paragraph separators. */

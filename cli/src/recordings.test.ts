@@ -91,6 +91,9 @@ test("export writes the whole file or none, and never over another one without -
     stderr: expect.stringContaining("--format json"),
   });
   expect((await readdir(homes)).filter((name) => name.endsWith(".partial"))).toEqual([]);
+  const nowhere = await run("ida", ["export", session, "-o", join(homes, "not-there", "x")]);
+  expect(nowhere).toMatchObject({ code: 2, stderr: expect.stringMatching(/its folder is not there\n/) });
+  expect(nowhere.stderr).not.toContain(".partial");
 });
 
 test("a recording that is damaged in the middle gives no file, and says what is wrong", async () => {
@@ -117,7 +120,8 @@ test("search finds a statement and says in which session", async () => {
   expect(found.stdout).not.toMatch(/[\u001B\u0007]/);
   const json = JSON.parse((await run("ida", ["search", "need.e", "--regex", "--json"])).stdout) as { hits: object[] };
   expect(json.hits).toMatchObject([{ session, where: "statement", person: "ann", target: "prod", playbook: "repair" }]);
-  expect((await run("ida", ["search", "needle", "--until", "2001-01-01"])).stdout).toBe("");
+  const none = await run("ida", ["search", "needle", "--until", "2001-01-01"]);
+  expect(none).toMatchObject({ code: 0, stdout: "", stderr: "Nothing found. Looked through 0 sessions.\n" });
   expect(await run("ida", ["search", "needle", "--since", "yesterday"])).toMatchObject({ code: 2 });
   // Who may not read recordings finds nothing, not even in their own.
   expect((await run("ann", ["search", "needle"])).stdout).toBe("");

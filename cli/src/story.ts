@@ -1,5 +1,5 @@
 import type { EventLine, ReplayLine, ShownLine, StatementLine } from "@glasskey/contract";
-import { bytes, clock, plain, type Output } from "./output.ts";
+import { bytes, clock, plain, quoted, type Output } from "./output.ts";
 
 /** Prints what was done in a session, one line after the other. */
 export interface Story {
@@ -19,7 +19,7 @@ export function tellStory(out: Output): Story {
     running.delete(line.n);
     if (sent === undefined) {
       printed++;
-      say(out, `${out.dim(clock(line.at))}  `, `${textOf(line)}${parameters(line)}`);
+      out.sayAll(quoted(out, `${out.dim(clock(line.at))}  `, `${textOf(line)}${parameters(line)}`));
       if (line.outcome === "running") {
         running.set(line.n, printed);
         const [oldest] = running.keys();
@@ -28,7 +28,8 @@ export function tellStory(out: Output): Story {
       }
     }
     const which = sent === undefined || sent === printed ? "" : `${out.dim(`#${line.n}`)} `;
-    out.say(`          → ${which}${resultOf(line, out)}`);
+    const [result, paint] = resultOf(line, out);
+    out.sayAll(quoted(out, `          → ${which}`, result, paint));
   };
 
   return {
@@ -40,19 +41,19 @@ export function tellStory(out: Output): Story {
   };
 }
 
-function resultOf({ outcome, tag, rows, us, error }: StatementLine, out: Output): string {
+function resultOf({ outcome, tag, rows, us, error }: StatementLine, out: Output): [string, (text: string) => string] {
   const ms = us === undefined ? "" : `, ${(us / 1000).toFixed(1)} ms`;
   switch (outcome) {
     case "refused":
-      return out.red(`refused: ${plain(error?.message ?? "")}`);
+      return [`refused: ${plain(error?.message ?? "")}`, out.red];
     case "failed":
-      return out.red(`${plain(error?.sqlstate ?? "")} ${plain(error?.message ?? "")}${ms}`);
+      return [`${error?.sqlstate ?? ""} ${plain(error?.message ?? "")}${ms}`, out.red];
     case "done":
-      return out.dim(`${plain(tag ?? "")}${rows === undefined || /\d$/.test(tag ?? "") ? "" : ` ${rows} rows`}${ms}`);
+      return [`${tag ?? ""}${rows === undefined || /\d$/.test(tag ?? "") ? "" : ` ${rows} rows`}${ms}`, out.dim];
     case "running":
-      return out.yellow("sent");
+      return ["sent", out.yellow];
     default:
-      return out.yellow("no answer recorded");
+      return ["no answer recorded", out.yellow];
   }
 }
 
@@ -69,24 +70,19 @@ function event(out: Output, { what, at, content }: EventLine): void {
     case "notice":
       return out.say(`${when}  ${out.yellow(`told: ${text("text")}`)}`);
     case "prepared":
-      return say(out, `${when}  ${out.yellow("prepared, never run:")} `, text("text").trim());
+      return out.sayAll(quoted(out, `${when}  ${out.yellow("prepared, never run:")} `, text("text").trim()));
     default:
       return out.say(`${when}  ${out.yellow(text("what") || "action")}`);
   }
 }
 
 function shown(out: Output, { what, at, text }: ShownLine): void {
-  out.say(`${out.dim(clock(at))}  ${out.dim(what === "command" ? "$" : "│")} ${plain(text)}`);
+  out.sayAll(quoted(out, `${out.dim(clock(at))}  ${out.dim(what === "command" ? "$" : "│")} `, text));
 }
 
-/** Statements of several lines keep their lines, each marked as a part of the first: none can pass for a line of ours. */
-function say(out: Output, head: string, text: string): void {
-  const [first = "", ...rest] = text.split(/\r?\n/);
-  out.say(`${head}${plain(first)}`);
-  for (const line of rest) out.say(`        ${out.dim("│")} ${plain(line)}`);
-}
-
-function textOf({ text, leftOutBytes }: StatementLine): string {
+function textOf({ n, via, text, leftOutBytes, outcome }: StatementLine): string {
+  // Its answer came while somebody watches, and its text before.
+  if (via === "" && text === "" && outcome !== "running") return `(statement #${n}, sent earlier)`;
   return leftOutBytes === undefined
     ? text.trim()
     : `(a statement of ${bytes(leftOutBytes)}; glass export --format raw has it whole)`;

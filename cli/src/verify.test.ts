@@ -53,6 +53,7 @@ test("glass verify reads a running server's log over HTTPS with the login's own 
   expect([stranger.code, /was refused \(401\): it needs a token/.test(stranger.stdout)]).toEqual([1, true]);
   const unsure = await run("zoe", "verify", url, "--key", vkey);
   expect([unsure.code, /^✗ checkpoint/m.test(unsure.stdout)]).toEqual([1, true]);
+  expect(unsure.stdout).toContain("Give the CA of the server's certificate: --ca FILE");
 });
 
 test("a proof that glass log prove printed verifies alone, under the witness policy, and for no other entry", async () => {

@@ -6,6 +6,10 @@ import { z } from "zod";
  */
 
 const time = z.iso.datetime();
+const name = z
+  .string()
+  .max(200)
+  .regex(/^\P{Cc}*$/u, "is not a name");
 
 export const EXPORT_FORMATS = ["json", "text", "asciicast", "raw"] as const;
 export type ExportFormat = (typeof EXPORT_FORMATS)[number];
@@ -84,9 +88,9 @@ export type WatchLine =
 export const searchRequest = z.strictObject({
   text: z.string().min(1).max(200),
   regex: z.boolean().default(false).describe("JavaScript's regular expressions with the flags i and u"),
-  person: z.string().max(200).optional(),
-  target: z.string().max(200).optional(),
-  playbook: z.string().max(200).optional(),
+  person: name.optional(),
+  target: name.optional(),
+  playbook: name.optional(),
   since: time.optional().describe("Sessions that were open after this"),
   until: time.optional().describe("Sessions that began before this"),
   cursor: z.string().max(200).optional().describe("`next` of the page before, to go on"),

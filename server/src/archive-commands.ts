@@ -67,7 +67,8 @@ async function run(args: readonly string[]): Promise<number> {
     else {
       for (const note of done.notes) console.error(`  ${note}`);
       for (const one of done.missing) console.error(`missing: ${one}`);
-      console.log(`${done.size} entries and ${done.chunks} chunks of recordings are in ${to}.`);
+      const chunks = done.chunks === 1 ? "1 chunk" : `${done.chunks} chunks`;
+      console.log(`${done.size} entries and ${chunks} of recordings are in ${to}.`);
       if (keys === undefined) console.log("Whose log it is was not checked: no key was given.");
       console.log(`Next: glass verify ${to} --key ${key ?? "VKEY"}`);
     }

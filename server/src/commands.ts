@@ -142,8 +142,8 @@ async function init(args: readonly string[]): Promise<number> {
   for (const file of made.files) console.log(`  ${file}`);
   console.log(`\nFirst person: ${made.person}, secret ${made.secret}`);
   console.log("  It is shown once, and only its hash is kept. Write it down.");
-  console.log("\nNext: say which database it is in policy/targets/orders-prod.yaml, and give the others a secret with");
-  console.log("glass secret, in policy/people.yaml. Then:");
+  console.log("\nNext: say in policy/targets/orders-prod.yaml which database it is, and give the");
+  console.log("others in policy/people.yaml a secret, with glass secret. Then:");
   console.log(`  glass playbook lint ${quoted(join(dir, "policy"))}`);
   console.log(`  glass serve --config ${quoted(join(dir, "glasskey.yaml"))}`);
   return 0;
@@ -158,5 +158,6 @@ async function secret(): Promise<number> {
   const value = newPersonSecret();
   console.log(`Secret, for the person:  ${value}`);
   console.log(`Line for people.yaml:    secret: ${await hashSecret(value)}`);
+  console.error("Nothing is stored: put that line below the person's name, then: glass policy reload");
   return 0;
 }

@@ -51,3 +51,24 @@ test("a type that is wrong and a key that is missing are said in our words, and 
   expect(slip).toContain('Did you mean "webhook"?');
   expect(await complaint("evidence: { pagerduty:main: {} }")).toContain("token is missing");
 });
+
+test("a folder in place of the file, and a file that is not there, are said in words, with what to give", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "glasskey-config-"));
+  const [file, missing] = [join(folder, "glasskey.yaml"), join(folder, "glaskey.yaml")];
+  try {
+    const thrown = (path: string): unknown => {
+      try {
+        return readConfig(path);
+      } catch (error) {
+        return error;
+      }
+    };
+    expect(thrown(folder)).toMatchObject({ message: `${folder} is a folder`, next: expect.stringContaining(file) });
+    expect(thrown(missing)).toMatchObject({
+      message: `there is no ${missing}`,
+      next: expect.stringContaining("--config"),
+    });
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+});

@@ -201,10 +201,20 @@ export function readConfig(file: string, dataDir?: string): ServerConfig {
   try {
     source = readFileSync(path, "utf8");
   } catch (cause) {
-    throw new GlassError("config_invalid", `cannot read ${path}: ${describe(cause)}`, {
-      next: "Make a folder to start from with: glass init DIR",
-      cause,
-    });
+    const code = cause instanceof Error && "code" in cause ? cause.code : "";
+    if (code === "EISDIR")
+      throw new GlassError("config_invalid", `${path} is a folder`, {
+        next: `Give the file in it: --config ${join(path, "glasskey.yaml")}`,
+        cause,
+      });
+    throw new GlassError(
+      "config_invalid",
+      code === "ENOENT" ? `there is no ${path}` : `cannot read ${path}: ${describe(cause)}`,
+      {
+        next: "Say where it is with --config FILE, or make a folder to start from: glass init DIR",
+        cause,
+      },
+    );
   }
   const document = readDocument(file, source);
   const root = document.root;

@@ -1,8 +1,9 @@
 import { spawnSync } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { readConfig } from "./config.ts";
 import { initFolder, type InitResult } from "./init.ts";
 
 const glass = join(import.meta.dirname, "../../cli/bin/glass.mjs");
@@ -34,6 +35,14 @@ test("what init prints to run next is one word to a shell, also where the path h
   const { status, text } = run("init", "a folder");
   expect(status).toBe(0);
   expect(text).toContain("glass serve --config 'a folder/glasskey.yaml'\n");
+});
+
+test("what glasskey.yaml has behind # as examples is taken as it stands", async () => {
+  const file = join(home, "uncommented.yaml");
+  const text = await readFile(join(made.dir, "glasskey.yaml"), "utf8");
+  const key = "witness.sec.example/w1+1559647c+BG6dK8Td2VO6XhGqmYVaHtiE/zT9jCn3L0hRJWasTtwc";
+  await writeFile(file, text.replaceAll(/^# (?=[a-z]+:| )/gm, "").replace('key: "…"', `key: "${key}"`));
+  expect(readConfig(file)).toMatchObject({ archive: {}, sinks: { siem: { kind: "syslog" } } });
 });
 
 test("a folder that is not empty is left alone", async () => {

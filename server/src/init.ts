@@ -58,6 +58,15 @@ recording: durable
 #   alarms: [slack:incidents]
 # evidence:
 #   pagerduty:main: { token: "\${file:secrets/pagerduty}" }
+
+# The log, in your SIEM (docs/sinks.md), seen by witnesses (docs/witnesses.md) and archived (docs/archive.md); how long
+# recordings are kept (docs/retention.md); metrics and probes (docs/monitoring.md: \`metrics:\` goes below \`listen:\` above).
+# sinks:
+#   siem: { kind: syslog, host: siem.example.com, ca: siem-ca.pem }
+# log:
+#   witnesses: { need: 1, of: [{ key: "…", url: "https://witness.example.com" }] }
+# archive: { folder: /srv/archive, retain: 400d }
+# recordings: { keep: 400d }
 `,
     "policy/policy.yaml": `# What holds for all playbooks. docs/playbooks.md explains each key.
 reasons:

@@ -1,5 +1,5 @@
 import { existsSync, readFileSync } from "node:fs";
-import { rename, writeFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
 import type { TargetCheck } from "@glasskey/contract";
 import type { EventType } from "@glasskey/contract/events";
@@ -18,13 +18,14 @@ import { openUnanswered } from "./access/unanswered.ts";
 import { buildApp, type App } from "./api/app.ts";
 import type { Api } from "./api/services.ts";
 import { startArchive, type Archive } from "./archive/archive.ts";
-import { startMirror } from "./archive/mirror.ts";
+import { startMirror, type Mirror } from "./archive/mirror.ts";
 import { openPlace } from "./archive/place.ts";
 import { append } from "./audit/append.ts";
-import { exportLog } from "./audit/export.ts";
+import { exportLog, exportRecording, intoFolder, type ReadChunk } from "./audit/export.ts";
 import { openLogKeys } from "./audit/keys.ts";
 import { createLogReader, type LogReader } from "./audit/read.ts";
 import { startSequencer } from "./audit/sequencer.ts";
+import { watchSigning } from "./audit/signing-watch.ts";
 import { createWitnesses } from "./audit/witnesses.ts";
 import { startBundles, type Bundles } from "./bundles/serve.ts";
 import { apiUrl, resolveSecret, type ServerConfig } from "./config.ts";
@@ -47,11 +48,12 @@ import { createMetrics, type Metrics } from "./metrics/metrics.ts";
 import { startMetricsServer } from "./metrics/server.ts";
 import { createLinks } from "./notify/links.ts";
 import { createNotifier } from "./notify/notifier.ts";
+import { sha256Hex } from "./objects/object-store.ts";
 import { s3Store } from "./objects/s3.ts";
 import { compilePolicy } from "./playbooks/load.ts";
 import { planPolicies } from "./playbooks/plan.ts";
 import type { Policy } from "./playbooks/policy.ts";
-import { abandonJournal } from "./recording/abandon.ts";
+import { abandonJournal, setAside } from "./recording/abandon.ts";
 import { folderChunkStore, objectChunkStore, type ChunkStore } from "./recording/chunk-store.ts";
 import { onOneDisk } from "./recording/journal-copies.ts";
 import { lockFolder } from "./recording/journal-files.ts";
@@ -59,7 +61,8 @@ import { closedSealer } from "./recording/closed.ts";
 import { watchRoom } from "./recording/room.ts";
 import { openSealer, type Sealer } from "./recording/sealer.ts";
 import { eraseExpired, eraseRecording, listHolds, placeHold, releaseHold, scrubKeys } from "./recording/retention.ts";
-import { createRecordings, type Recordings } from "./recording/replay.ts";
+import { watchDamage } from "./recording/damage.ts";
+import { createRecordings } from "./recording/replay.ts";
 import { startSinks } from "./sinks/sinks.ts";
 import { startCluster, type Cluster } from "./store/cluster.ts";
 import { openStore, type Store, type StoreAddress } from "./store/database.ts";
@@ -131,6 +134,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     let served: Bundles | undefined;
     let metrics: Metrics | undefined;
     let metricsPort: number | undefined;
+    let archivePlace: string | undefined;
     const policy = (): Policy => {
       if (served === undefined) throw new GlassError("internal", "no policy is in force yet");
       return metrics?.counted(served.policy()) ?? served.policy();
@@ -151,6 +155,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     parts.set("notifier", () => notifier.stop());
 
     const doors = createDoors();
+    doors.shut("start", new GlassError("recording_unavailable", "Glasskey is starting", { next: "Try again in a moment." }));
     const trouble = createTrouble({ store, warn, notifier, doors });
     let dead = false;
     let ending = false;
@@ -158,17 +163,18 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     const probes = createHealth({
       ...{ store, gatewayLives: () => !dead, stopping: () => ending, hasPolicy: () => served !== undefined },
       shut: () => doors.reasons().map(({ reason }) => reason),
+      notes: standing === undefined ? [] : ["store_owner"],
     });
     if (config.metrics !== undefined) {
       const sessions = async (): Promise<number> => (await gateway.sessions()).length;
       metrics = createMetrics({
         ...{ store, version: VERSION, health: probes, witnessed: config.witnesses !== undefined },
-        sinks: config.sinks.map(({ name }) => name),
+        ...{ sinks: config.sinks.map(({ name }) => name), node, archive: () => archivePlace },
         local: () =>
           localFigures({
             dataDir: config.dataDir,
             sessions,
-            sealer: () => ("stats" in sealing ? sealing.stats() : undefined),
+            sealer: () => sealer?.stats(),
           }),
       });
     }
@@ -312,7 +318,11 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
           mirror: journal.mirror,
           key: journal.key,
           name: node,
-          opened: { id: gateway.journal.id, sequence: gateway.journal.openedSequence },
+          opened: {
+            id: gateway.journal.id,
+            sequence: gateway.journal.openedSequence,
+            spans: gateway.journal.spans,
+          },
           store,
           keyring,
           chunks,
@@ -324,10 +334,13 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
             trouble.found("recording", sealingAlarm, error);
         },
       });
+    const sealer = plane === undefined ? undefined : await trouble.begin("recording", sealingAlarm, openSealing);
     const sealing =
-      (plane === undefined ? undefined : await trouble.begin("recording", sealingAlarm, openSealing)) ??
+      sealer ??
       closedSealer(() => doors.mayOpen() ?? new GlassError("integrity", "the recording is not sealed any further"));
     sealing.start();
+    await watchDoors(store, node, doors);
+    doors.reopen("start"); // the gateway has listened for a while, and what others found may have been news
     parts.set("sealer", () => sealing.close());
 
     const local: SessionCutter = {
@@ -343,17 +356,40 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     parts.set("leases", () => leases.stop());
     await bundles.begin();
 
-    const recordings = createRecordings({
-      ...{ store, keyring, chunks, node, live: sealing },
-      sealNow: (session) => sealing.sealNow(session),
-    });
     const logDir = join(config.dataDir, "log");
     await makePrivateDir(logDir);
+    let logMirror: Mirror | undefined;
+    const damage = watchDamage({
+      ...{ store, keyring, chunks, node, shared: config.recordings.store !== undefined },
+      alarms: {
+        raise: (key, text) => raiseAlarm(store, warn, key, text, notifier),
+        clear: (key) => clearAlarm(store, warn, key, notifier),
+      },
+      async onMended(session) {
+        await exportRecording({ store, readChunk, put: intoFolder(logDir) }, session);
+        await logMirror?.putRecording(session);
+      },
+    });
+    const recordings = createRecordings({
+      ...{ store, keyring, chunks, node, live: sealing, onDamage: damage.found },
+      sealNow: (session) => sealing.sealNow(session),
+    });
+    /** What is copied is what the log tells of. What is not that any more is told. */
+    const soundChunk = async ({ session, chunk, sha256 }: Parameters<ReadChunk>[0]): Promise<Uint8Array> => {
+      const bytes = await recordings.chunk(session, chunk);
+      if (bytes !== undefined && sha256Hex(bytes) === sha256) return bytes;
+      const what = bytes === undefined ? "is in no row of the store" : "is not the one that the log tells of";
+      const error = new GlassError("integrity", `chunk ${chunk} of ${session} ${what}`);
+      damage.found(session, error);
+      throw error;
+    };
+    const readChunk: ReadChunk = (sealed) => soundChunk(sealed).catch(unlessDamaged);
     let keptAtMs = -KEEP_CHECKPOINT_MS;
     let exportSound = false;
+    let compared = false; // whether the copy of the log was held against the log at all
     const exportNow = async (): Promise<void> => {
       const keep = performance.now() - keptAtMs >= KEEP_CHECKPOINT_MS;
-      const exported = await exportTo(logDir, store, recordings, await logKeys.text(), keep, logReader);
+      const exported = await exportTo(logDir, store, readChunk, await logKeys.text(), keep, logReader);
       if (keep && exported) keptAtMs = performance.now();
     };
     const exportOrClose = async (): Promise<void> => {
@@ -361,15 +397,19 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
         await exportNow();
         if (!exportSound) await trouble.over("export", `export ${node}`); // mends itself once what is missing is back
         exportSound = true;
+        compared = true;
       } catch (error) {
         exportSound = false;
-        if (error instanceof GlassError && error.code === "integrity") trouble.found("export", `export ${node}`, error);
+        if (error instanceof GlassError && error.code === "integrity") {
+          trouble.found("export", `export ${node}`, error);
+          compared = true;
+        }
         throw error;
       }
     };
     const copying = {
       ...{ store, reader: logReader, node, warn, keys: () => logKeys.text() },
-      readChunk: ({ session, chunk }: { session: string; chunk: number }) => recordings.chunk(session, chunk),
+      readChunk,
       alarms: {
         raise: (key: string, text: string) => raiseAlarm(store, warn, key, text, notifier),
         clear: (key: string) => clearAlarm(store, warn, key, notifier),
@@ -377,13 +417,16 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     };
     if (config.archive !== undefined) {
       const { to, ...when } = config.archive;
-      const started = startArchive({ ...copying, ...when, objects: openPlace(to, resolveSecret) });
+      const objects = openPlace(to, resolveSecret);
+      const started = startArchive({ ...{ ...copying, ...when, readChunk: soundChunk }, objects });
       archive = started;
+      archivePlace = objects.place;
       parts.set("archive", () => started.stop());
     }
     if (config.mirror !== undefined) {
       const to = config.mirror.kind === "folder" ? config.mirror : { objects: openPlace(config.mirror, resolveSecret) };
       const mirror = startMirror({ ...copying, to });
+      logMirror = mirror;
       parts.set("mirror", () => mirror.stop());
     }
     parts.set("export", () =>
@@ -398,10 +441,15 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     };
     const retention = { store, keyring, append };
     const retain = async (): Promise<void> => {
-      if (doors.reasons().some(({ error }) => error.code === "integrity")) return; // it may be evidence
+      if (!compared || doors.reasons().some(({ error }) => error.code === "integrity")) return; // it may be evidence
       await eraseExpired(retention, config.recordings.keepMs);
       await scrubKeys(address); // where it cannot be done now, the next round tries again
     };
+    const signing = watchSigning({
+      reader: logReader,
+      alarms: copying.alarms,
+      explained: () => doors.reasons().some(({ reason }) => reason.startsWith("log")),
+    });
     const timers = new AbortController();
     const loops = [
       every(BEAT_MS, timers.signal, beat, warn),
@@ -413,6 +461,8 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
       every(SWEEP_MS, timers.signal, () => room.look(), warn),
       every(SWEEP_MS, timers.signal, () => trouble.tell(), warn),
       every(RETENTION_MS, timers.signal, retain, warn),
+      every(RETENTION_MS, timers.signal, () => damage.look(timers.signal), warn),
+      every(RETENTION_MS, timers.signal, signing, warn),
     ];
     parts.set("timers", async () => {
       timers.abort();
@@ -566,15 +616,13 @@ export async function abandonLostJournal(
     const keyring = await openKeyring(store, root);
     const chunks = chunkStoreOf(config);
     const now = new Date();
-    const sessions = await abandonJournal({ name: journalOf, store, keyring, chunks, append, now });
     const own = journalOf === (await nodeId(config.dataDir));
     const folders = own ? [join(config.dataDir, "journal"), config.recordings.mirror ?? ""] : [];
     const kept: string[] = [];
-    for (const folder of folders.filter((path) => existsSync(path))) {
-      const aside = `${folder}.lost-${now.toISOString().replaceAll(/[:.]/g, "")}`;
-      await rename(folder, aside);
-      kept.push(aside);
-    }
+    const putAside = async (): Promise<void> => {
+      for (const folder of folders.filter((path) => existsSync(path))) kept.push(await setAside(folder, now));
+    };
+    const sessions = await abandonJournal({ name: journalOf, store, keyring, chunks, append, now, putAside });
     return { sessions, kept };
   } finally {
     await stopParts(parts, () => {});
@@ -659,7 +707,7 @@ function chunkStoreOf(config: ServerConfig): ChunkStore {
 async function exportTo(
   folder: string,
   store: Store,
-  recordings: Recordings,
+  readChunk: ReadChunk,
   vkey: string,
   keepCheckpoint: boolean,
   logReader: LogReader,
@@ -671,13 +719,17 @@ async function exportTo(
       witnessed: () => logReader.witnessed(),
       vkey,
       keepCheckpoint,
-      readChunk: ({ session, chunk }) => recordings.chunk(session, chunk),
+      readChunk,
     });
     return true;
   } catch (error) {
     if (!(error instanceof GlassError && error.code === "not_found")) throw error; // nothing is signed yet
     return false;
   }
+}
+
+function unlessDamaged(error: unknown): undefined {
+  if (!(error instanceof GlassError && error.code === "integrity")) throw error;
 }
 
 function say(store: Store, type: EventType, data?: JsonObject): Promise<void> {

@@ -72,6 +72,10 @@ test("of secrets sent in over fifty ways, no byte is written anywhere: files, re
       if (typeof one === "string") await send(client, one, []);
   }
   await send(client, `prepare named as select '${newMark()}' as password`);
+  // A function of the target's own that says a secret, and only far behind it that it is one.
+  const says = `begin raise exception '${newMark()} % password', repeat('x', 3000); end`;
+  await system.target.query(`create function boom() returns void language plpgsql as $x$ ${says} $x$`);
+  await send(client, "select boom()");
   expect((await client.query("select 'still here'")).rowCount).toBe(1);
   await client.end();
   await otherClients(grant.grant);
@@ -98,6 +102,11 @@ async function otherClients(grant: string): Promise<void> {
       `select $1 as token \\bind '${newMark()}' \\g`,
     ].join("\n");
     await run([PSQL, "-X", "-q"], { ...env, PGAPPNAME: `password=${newMark()}` }, script);
+    await run(
+      [PSQL, "-X", "-q", "-c", "select 1"],
+      { ...env, PGAPPNAME: `${newMark()}${"x".repeat(40)} password` },
+      "",
+    );
     await run([PSQL, "-X", "-q", "-c", "select 1"], { ...env, PGUSER: newMark() }, "");
     await run([PSQL, "-X", "-q", "-c", "select 1"], { ...env, PGDATABASE: `token-${newMark()}` }, "");
     await run([PSQL, "-X", "-c", "select 1"], { ...env, PGOPTIONS: `-c app.password=${newMark()}` }, "");

@@ -1,5 +1,7 @@
 import { spawnSync } from "node:child_process";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
 import {
@@ -77,7 +79,79 @@ test("the key comes as text or from a file, and never from the folder by itself"
   expect(await run(dir, "--pin", file)).toMatchObject({ code: 2 }); // a pin is never replaced
   expect((await run(dir, "--key", testSigner("other").vkey)).code).toBe(1);
   expect((await run(dir, "--key", "no+such+key")).code).toBe(2);
-  expect((await run(dir, "--key", join(dir, "nothing"))).code).toBe(2);
+  const typo = await run(dir, "--key", join(dir, "nothing"));
+  expect(typo).toEqual({
+    ...{ code: 2, out: "" },
+    err: `glasskey-verify: cannot read ${join(dir, "nothing")}: there is no such file\n`,
+  });
+});
+
+test("a folder that is not the log's is said to be none, and where the log is", async () => {
+  const { folder: dir } = folder();
+  const above = writeFolder(new Map());
+  cleanup.push(above);
+  mkdirSync(join(above.folder, "data"));
+  symlinkSync(dir, join(above.folder, "data", "log"));
+  const wrong = await run(join(above.folder, "data"), "--key", vkey);
+  expect([wrong.code, wrong.out]).toEqual([
+    1,
+    expect.stringContaining(`There is one in ${join(above.folder, "data", "log")}.`),
+  ]);
+  expect((await run(join(above.folder, "dta"), "--key", vkey)).out).toContain("There is no folder");
+});
+
+test("a pinned key is shown as it is, and every key that will be believed is to be compared", async () => {
+  const { folder: dir, write } = folder();
+  const target = (name: string): string => join(dir, name);
+  for (const name of ["glasskey.test/log\u009b2J", "glasskey.test/\u202egol", "glasskey.test/lo\u200bg", "w\u007f"]) {
+    for (const key of [testSigner("evil", name), testWitness("evil", "ed25519", name)]) {
+      write("log.vkey", Buffer.from(`${key.vkey}\n`));
+      const { code, out, err } = await run(dir, "--pin", target("pinned"));
+      expect([code, out, /[\p{Cf}\u007f-\u009f]/u.test(err)]).toEqual([2, "", false]);
+      expect(existsSync(target("pinned"))).toBe(false);
+    }
+  }
+  write("log.vkey", Buffer.from(`${vkey}\n${testSigner("evil").vkey}\n`));
+  expect((await run(dir, "--pin", target("two"))).out).toContain(
+    "Each of these 2 keys will be believed: compare every",
+  );
+});
+
+test("what no witness saw yet is said on a line of its own and in the last one, in words and in JSON", async () => {
+  const { folder: dir, write } = folder();
+  const [w1, w2] = [testWitness("w1"), testWitness("w2")];
+  write("checkpoint.witnessed", Buffer.from(cosigned(checkpointAt(log.entries, 3, log.signer), [w1, w2])));
+  const policy = (logKey: string): string => {
+    const file = writeFolder(new Map());
+    cleanup.push(file);
+    const text = `log ${logKey}\nwitness a ${w1.vkey}\nwitness b ${w2.vkey}\ngroup g all a b\nquorum g\n`;
+    file.write("policy", Buffer.from(text));
+    return join(file.folder, "policy");
+  };
+  const { code, out } = await run(dir, "--witnesses", policy(vkey));
+  expect([code, out.includes("\n- not witnessed yet, so with the log's word alone: 300 newer entries\n")]).toEqual([
+    0,
+    true,
+  ]);
+  expect(out).toMatch(/\nEverything verifies; witnesses saw 3 of 303\.\n$/);
+  const json = await run(dir, "--witnesses", policy(vkey), "--no-recordings", "--json");
+  expect(JSON.parse(json.out)).toMatchObject({ ok: true, recordings: false, witnessed: { size: 3, unwitnessed: 300 } });
+  expect(await run(dir, "--witnesses", policy(vkey), "--key", vkey)).toMatchObject({ code: 0 });
+  // A policy that names other logs is not one for this log.
+  const foreign = await run(dir, "--witnesses", policy(testSigner("other").vkey), "--key", vkey);
+  expect(foreign).toMatchObject({ code: 2, err: expect.stringContaining("the witness policy is for other logs") });
+});
+
+test("an address that is not the log's is answered with the form that it has", async () => {
+  const server = createServer((_request, response) => void response.writeHead(404).end());
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  try {
+    const { port } = server.address() as AddressInfo;
+    const { code, out } = await run(`http://127.0.0.1:${port}/`, "--key", vkey);
+    expect([code, out]).toEqual([1, expect.stringContaining("https://HOST:PORT/log/")]);
+  } finally {
+    server.close();
+  }
 });
 
 test("a remembered checkpoint is read from a file", async () => {
@@ -119,7 +193,7 @@ test("options that do not go together, or mean nothing where they stand, are ref
     "https://user:pw@example.org/log --key a+b",
   ]) {
     const { code, out, err } = await run(...line.split(" "));
-    expect([line, code, out, err.includes("Usage: glasskey-verify")]).toEqual([line, 2, "", true]);
+    expect([line, code, out, err.startsWith("glasskey-verify: ")]).toEqual([line, 2, "", true]);
   }
 });
 
@@ -169,7 +243,7 @@ test.runIf(tools)(
       write("checkpoint.witnessed", Buffer.from(cosigned(checkpointAt(entries, size, log.signer), by)));
       return asked();
     };
-    expect([asked(), saw(290, [w1, w2]), saw(303, [w1, w2])]).toEqual([1, 0, 0]);
+    expect([asked(), saw(290, [w1, w2]), saw(303, [w1, w2]), saw(0, [w1, w2])]).toEqual([1, 0, 0, 1]);
     expect([saw(290, [w1]), saw(290, [w1, w2], log.entries.toReversed())]).toEqual([1, 1]);
     expect(existsSync(join(dir, "checkpoint"))).toBe(true);
   },

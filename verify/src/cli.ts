@@ -1,4 +1,5 @@
-import { closeSync, fstatSync, openSync, readSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, openSync, readSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { parseCommand, type Command, type Source } from "./args.ts";
 import { decodeUtf8 } from "./encoding.ts";
 import { FormatError, VerifyError } from "./errors.ts";
@@ -8,34 +9,50 @@ import { verifyGrowth } from "./growth.ts";
 import { parseVerifierKeys } from "./note.ts";
 import { parseWitnessPolicy, type WitnessPolicy } from "./policy.ts";
 import { verifyProof, type Proved } from "./proof.ts";
+import { plainText, type Report } from "./report.ts";
 import { ReadError, type LogSource } from "./source.ts";
 import { openUrl } from "./url.ts";
 import { verifyLog } from "./verify.ts";
 
-export const USAGE = `Usage: glasskey-verify DIR|URL --key VKEY|FILE [--since FILE] [--witnesses FILE] [--json]
+const FORMS = `Usage: glasskey-verify DIR|URL --key VKEY|FILE [--since FILE]
+           [--witnesses FILE [--max-unwitnessed N]] [--no-recordings] [--json]
        glasskey-verify DIR|URL --key VKEY|FILE --since FILE --until FILE
-       glasskey-verify --proof FILE --entry FILE --key VKEY|FILE [--witnesses FILE]
+       glasskey-verify --proof FILE --entry FILE --key VKEY|FILE
+           [--witnesses FILE]
        glasskey-verify DIR|URL --pin FILE
+`;
 
-Verifies a Glasskey log: its signature, every entry and hash, growth from earlier checkpoints, what
-witnesses saw, and every chunk of every recording. With --until only growth, from a few tiles; with
---proof one entry, by a proof file alone.
+export const USAGE = `${FORMS}
+Verifies a Glasskey log: its signature, every entry and hash, growth from
+earlier checkpoints, what witnesses saw, and every chunk of every recording.
+With --until only growth, from a few tiles; with --proof one entry, by a
+proof file alone.
 
-  --key VKEY|FILE      the log's verifier key, or a file with it; not from the folder itself
-  --since FILE         a checkpoint you kept from an earlier look; the log must have grown from it
-  --until FILE         with --since: check only that the log grew from the one to the other
-  --witnesses FILE     a policy (c2sp.org/tlog-policy): enough witnesses must have seen the log. Where
-                       it names the log's key, --key may be left out
-  --max-unwitnessed N  more entries than this that no witness has seen yet are a problem
-  --no-recordings      the folder is a copy of the log alone; do not look at chunks
-  --proof, --entry     a proof, as of glass log prove, and the entry that it is of
-  --token-file FILE    for a URL: a token of somebody who may read entries and recordings
+  --key VKEY|FILE      the log's verifier key, or a file with it; not from the
+                       folder itself
+  --since FILE         a checkpoint you kept from an earlier look; the log must
+                       have grown from it
+  --until FILE         with --since: check only that the log grew from the one
+                       to the other
+  --witnesses FILE     a policy (c2sp.org/tlog-policy): enough witnesses must
+                       have seen the log. Where it names the log's key, --key
+                       may be left out
+  --max-unwitnessed N  more entries than this that no witness has seen yet are
+                       a problem
+  --no-recordings      the folder is a copy of the log alone; do not look at
+                       chunks
+  --proof, --entry     a proof, as of glass log prove, and the entry that it is
+                       of
+  --token-file FILE    for a URL: a token of somebody who may read entries and
+                       recordings
   --ca FILE            for a URL: the CA of the server's certificate, in PEM
   --json               print one JSON document
-  --pin FILE           first use only: copy the key that lies in the folder to FILE, unverified.
-                       Compare it with what the log's operator tells you, then use --key FILE.
+  --pin FILE           first use only: copy the key that lies in the folder to
+                       FILE, unverified. Compare it with what the log's
+                       operator tells you, then use --key FILE.
 
-Exit code: 0 everything verifies, 1 something does not, 2 the command is not well-formed.
+Exit code: 0 everything verifies, 1 something does not,
+           2 the command is not well-formed.
 `;
 
 const SETTLE_MS = 4_000; // a running Glasskey writes about every two seconds
@@ -61,20 +78,20 @@ export async function runCli(
   complain: (text: string) => void,
   options: CliOptions = {},
 ): Promise<0 | 1 | 2> {
-  const usage = (message: string): 2 => {
-    complain(`glasskey-verify: ${message}\n\n${USAGE}`);
+  const refuse = (error: unknown, more = ""): 2 => {
+    complain(`glasskey-verify: ${plainText(error instanceof Error ? error.message : String(error))}\n${more}`);
     return 2;
   };
   let command: Command;
   try {
     command = parseCommand(args);
   } catch (error) {
-    return usage(error instanceof Error ? error.message : String(error));
+    return refuse(error, `\n${FORMS}\nglasskey-verify --help says what each means.\n`);
   }
   try {
     return await run(command, print, options);
   } catch (error) {
-    if (error instanceof FormatError || error instanceof FileError) return usage(error.message);
+    if (error instanceof FormatError || error instanceof FileError) return refuse(error);
     throw error;
   }
 }
@@ -107,7 +124,7 @@ async function run(command: Command, print: (text: string) => void, options: Cli
   return withSource(command.source, options, async (source) => {
     const what = { vkey, since: older, witnesses, maxUnwitnessed, recordings };
     const report = await verifyLog({ ...what, source, settleMs });
-    show(report, () => formatReport(report, recordings));
+    show(report, () => formatReport(report, recordings) + hintOf(command.source, report));
     return report.ok ? 0 : 1;
   });
 }
@@ -134,8 +151,14 @@ async function withSource(
 
 /** The log's keys: as given, or as the witness policy names them. Never from the source that is verified. */
 function readKey(key: string | undefined, witnesses: WitnessPolicy | undefined): string {
-  if (key !== undefined) return key.includes("+") ? key : readText(key);
   const logs = witnesses?.logs ?? [];
+  if (key !== undefined) {
+    const given = key.includes("+") ? key : readText(key);
+    // By tlog-policy it says whose checkpoints it is for, too.
+    if (logs.length > 0 && !parseVerifierKeys(given).some(({ vkey }) => logs.includes(vkey)))
+      throw new FormatError("the witness policy is for other logs: it names none of the keys given with --key");
+    return given;
+  }
   if (logs.length === 0) throw new FormatError("the witness policy names no log: give the log's key with --key");
   return logs.join("\n");
 }
@@ -162,7 +185,7 @@ function proof(
       problem ||= error.message;
     }
   }
-  show({ ok: false, problem }, () => `✗ ${problem}\nThis proof does not verify.\n`);
+  show({ ok: false, problem }, () => `✗ ${plainText(problem)}\nThis proof does not verify.\n`);
   return 1;
 }
 
@@ -170,13 +193,19 @@ async function pin(source: LogSource, where: string, file: string, print: (text:
   const bytes = (await readSome(source, "log.vkey")) ?? (await readSome(source, "vkey")); // in a folder, and over HTTP
   if (bytes === undefined) throw new FileError("there is no key file there");
   const keys = parseVerifierKeys(decodeUtf8(bytes, "the key file")).map((key) => key.vkey);
+  // Whoever made the folder chose the names: what a screen does not show as it is cannot be compared by eye.
+  if (keys.some((key) => plainText(key) !== key))
+    throw new FileError("the key file has a name with invisible characters");
   try {
     writeFileSync(file, `${keys.join("\n")}\n`, { flag: "wx", mode: 0o644 });
   } catch (error) {
-    throw new FileError(`cannot write ${file}: ${error instanceof Error ? error.message : String(error)}`);
+    throw new FileError(`cannot write ${file}: ${reasonOf(error)}`);
   }
-  print(`${keys.join("\n")}\n\nWritten to ${file}. Nothing is verified yet. Compare it with what the log's operator\n`);
-  print(`tells you by another way, then run: glasskey-verify ${where} --key ${file}\n`);
+  const which =
+    keys.length === 1 ? "Compare it" : `Each of these ${keys.length} keys will be believed: compare every one`;
+  print(`${keys.join("\n")}\n\nWritten to ${file}. Nothing is verified yet.\n`);
+  print(`${which} with what the log's operator tells you by another way,\n`);
+  print(`then run: glasskey-verify ${where} --key ${file}\n`);
   return 0;
 }
 
@@ -187,6 +216,32 @@ async function readSome(source: LogSource, path: string): Promise<Uint8Array | u
     if (!(error instanceof ReadError)) throw error;
     throw new FileError(`${path} ${error.message}`);
   }
+}
+
+/** For whoever gave another folder than the log's: the data folder, the one above, one that is not there. */
+function hintOf({ where, isUrl }: Source, { problems }: Report): string {
+  const checkpoint = isUrl ? problems.find((problem) => problem.where === "checkpoint")?.what : undefined;
+  if (checkpoint === "is missing") return "Over HTTP a Glasskey's log is at https://HOST:PORT/log/.\n";
+  if (checkpoint?.includes("certificate") === true) return "Give the CA of the server's certificate: --ca FILE\n";
+  if (isUrl || ["checkpoint", "checkpoints", "tile"].some((name) => existsSync(join(where, name)))) return "";
+  if (!existsSync(where)) return `There is no folder ${plainText(where)}.\n`;
+  const below = existsSync(join(where, "log", "checkpoint"))
+    ? ` There is one in ${plainText(join(where, "log"))}.`
+    : "";
+  return `No log lies here: that is a folder with checkpoint and tile/ in it.${below}\n`;
+}
+
+const REASONS: Readonly<Record<string, string>> = {
+  ENOENT: "there is no such file",
+  ENOTDIR: "there is no such file",
+  EISDIR: "it is a folder",
+  EACCES: "you may not",
+  EEXIST: "it is there already",
+};
+
+function reasonOf(error: unknown): string {
+  const code = error instanceof Error && "code" in error ? String(error.code) : "";
+  return REASONS[code] ?? (error instanceof Error ? error.message : String(error));
 }
 
 class FileError extends Error {
@@ -215,6 +270,6 @@ function readFile(file: string): Buffer {
       closeSync(fd);
     }
   } catch (error) {
-    throw new FileError(`cannot read ${file}: ${error instanceof Error ? error.message : String(error)}`);
+    throw new FileError(`cannot read ${file}: ${reasonOf(error)}`);
   }
 }

@@ -15,14 +15,15 @@ export function formatReport(report: Report, recordings = true): string {
       `✓ ${count(totals.checkpoints, "signed checkpoint")}, ${count(totals.tiles, "tile")}, all of one history`,
     );
     if (witnessed !== undefined) {
-      const newer =
-        witnessed.unwitnessed === 0
-          ? "none is newer"
-          : `${count(witnessed.unwitnessed, "newer entry is", "newer entries are")} not witnessed yet`;
+      const none = witnessed.unwitnessed === 0 ? "; none is newer" : "";
       lines.push(
         `✓ the first ${count(witnessed.size, "entry", "entries")} seen by ${witnessed.by.join(", ")} ` +
-          `(policy: ${witnessed.policy}) at ${timeOf(witnessed.seconds)}; ${newer}`,
+          `(policy: ${witnessed.policy}) at ${timeOf(witnessed.seconds)}${none}`,
       );
+      if (witnessed.unwitnessed > 0) {
+        const newer = count(witnessed.unwitnessed, "newer entry", "newer entries");
+        lines.push(`- not witnessed yet, so with the log's word alone: ${newer}`);
+      }
     }
     lines.push(
       recordings
@@ -34,7 +35,10 @@ export function formatReport(report: Report, recordings = true): string {
       lines.push(`- an archive, up to ${report.head}: there is no file \`checkpoint\`${after}`);
     }
     if (!report.listed) lines.push("- files that do not belong were not looked for: a URL does not list what it has");
-    lines.push("Everything verifies.");
+    const partly = witnessed !== undefined && witnessed.unwitnessed > 0;
+    lines.push(
+      partly ? `Everything verifies; witnesses saw ${witnessed.size} of ${report.size}.` : "Everything verifies.",
+    );
   } else {
     if (totals.unchecked > 0) {
       const files = count(totals.unchecked, "older partial tile");

@@ -79,6 +79,8 @@ export interface Expectations {
 export async function readExpected(
   options: Expectations,
   remembered: Checkpoint | undefined,
+  /** Heads that the source showed a moment ago. */
+  shown: readonly Head[] = [],
 ): Promise<{ roots: readonly ExpectedRoot[]; witnessed: Witnessed | undefined }> {
   const { head, verifiers, findings, witnessedNote, policy } = options;
   const roots: ExpectedRoot[] = [];
@@ -91,6 +93,9 @@ export async function readExpected(
   let witnessed: Witnessed | undefined;
   const judge = (note: Uint8Array, wanted: WitnessPolicy): Checkpoint => {
     const { cosignatures, ...checkpoint } = openWitnessed(note, verifiers, wanted);
+    // The beginning of every log, which witnesses cosign for any that they know: it vouches for no history.
+    if (checkpoint.size === 0 && headSize > 0)
+      throw new VerifyError("covers no entry: witnesses saw nothing of this log");
     witnessed = {
       ...{ size: checkpoint.size, unwitnessed: Math.max(0, headSize - checkpoint.size), policy: wanted.description },
       by: [...new Set(cosignatures.map(({ name }) => name))],
@@ -99,6 +104,7 @@ export async function readExpected(
     return checkpoint;
   };
   if (remembered !== undefined) add("remembered checkpoint", remembered);
+  for (const { where, checkpoint } of shown) add(`${where} of a moment ago`, checkpoint);
   if (witnessedNote !== undefined && policy !== undefined) {
     named(WITNESSED, findings, () => add(WITNESSED, judge(witnessedNote, policy)));
   } else if (witnessedNote !== undefined) {

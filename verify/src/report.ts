@@ -19,6 +19,8 @@ export interface Report {
   readonly head: string;
   /** Whether the source's files could be listed. Over HTTP they cannot: files that do not belong were not looked for. */
   readonly listed: boolean;
+  /** Whether recordings were looked at. */
+  readonly recordings: boolean;
   /** What witnesses have seen, where a policy was given and met. */
   readonly witnessed: Witnessed | undefined;
   readonly problems: readonly Problem[];
@@ -87,6 +89,11 @@ export function formatProblem({ where, entry, what }: Problem): string {
 
 /** File names of a hostile folder reach a terminal: no control characters, and not without end. */
 function printable(text: string): string {
-  const plain = text.replaceAll(/[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g, "\uFFFD");
+  const plain = plainText(text);
   return plain.length > 300 ? `${plain.slice(0, 300)}…` : plain;
+}
+
+/** One line that a terminal shows as it is: no controls, and nothing that hides or turns text (Unicode's Cc, Cf, Zl, Zp). */
+export function plainText(text: string): string {
+  return text.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, "\uFFFD");
 }

@@ -4,6 +4,8 @@ import { buildLog, recordedSession } from "../testing/log.ts";
 import { serveLog, type Hook, type TestServer } from "../testing/serve.ts";
 import { FormatError } from "./errors.ts";
 import { formatProblem, type Report } from "./report.ts";
+import { signCheckpoint } from "./checkpoint.ts";
+import type { LogSource } from "./source.ts";
 import { openUrl, type UrlOptions } from "./url.ts";
 import { verifyLog, type VerifyOptions } from "./verify.ts";
 
@@ -155,6 +157,35 @@ test("a passing failure is tried again, and compressed answers are read", async 
     return true;
   });
   expect((await verifyUrl({ url: server.url })).lines).toEqual([]);
+});
+
+test("a server that shows one history and, when that does not fit, another one that goes on, is found by the first", async () => {
+  const other = buildLog({ entries: log.entries.slice(0, 1_400).with(3, Buffer.from("{}")) });
+  let asked = 0;
+  const { url } = await serve((request, response) => {
+    if (request.url !== "/log/checkpoint" || (asked += 1) > 1) return false;
+    response.end(other.files.get("checkpoint"));
+    return true;
+  });
+  const report = await verifyUrl({ url }, { settleMs: 5_000 });
+  expect(report).toMatchObject({ ok: false, size: 1_520 });
+  expect(report.lines).toEqual([
+    expect.stringMatching(/^checkpoint of a moment ago: signs another history: the first 1400/),
+  ]);
+});
+
+test("a log that is signed for a size without end, and mostly not there, is given up", async () => {
+  const note = signCheckpoint({ origin: log.signer.name, size: 2 ** 40, root: Buffer.alloc(32) }, [log.signer]);
+  const source: LogSource = {
+    read(path, maxBytes) {
+      if (path === "checkpoint") return Buffer.from(note);
+      return /^tile\/1\/.*\d{3}$/.test(path) ? Buffer.alloc(maxBytes) : undefined;
+    },
+  };
+  const report = await verifyLog({ source, vkey });
+  expect(report.ok).toBe(false);
+  expect(report.problemCount).toBeGreaterThan(100_000);
+  expect(report.problemCount).toBeLessThan(100_100);
 });
 
 test("a partial tile that is gone is read from the full tile that it became", async () => {

@@ -2,7 +2,15 @@ import { withPartialTiles, withReadAhead } from "./ahead.ts";
 import { decodeUtf8 } from "./encoding.ts";
 import { FormatError } from "./errors.ts";
 import { openFolder } from "./folder.ts";
-import { isArchive, openNamed, readExpected, readHead, readWitnessed, MAX_CHECKPOINT_BYTES } from "./heads.ts";
+import {
+  isArchive,
+  openNamed,
+  readExpected,
+  readHead,
+  readWitnessed,
+  MAX_CHECKPOINT_BYTES,
+  type Head,
+} from "./heads.ts";
 import { checkListing } from "./listing.ts";
 import { parseVerifierKeys, type NoteVerifier } from "./note.ts";
 import type { WitnessPolicy } from "./policy.ts";
@@ -46,30 +54,34 @@ const SETTLE_POLL_MS = 50;
 
 /** The same for a log from anywhere. */
 export async function verifyLog(options: VerifyOptions & { readonly source: LogSource }): Promise<Report> {
+  const shown: Head[] = []; // whoever signed two histories must not be believed for having shown the second one later
   for (let round = 1; ; round += 1) {
-    const report = await verifyOnce(options);
+    const report = await verifyOnce(options, shown);
     if (report.ok || report.origin === undefined || round === MAX_ROUNDS) return report;
-    if (!(await grows(options, report.size, options.settleMs ?? 0))) return report;
+    const newer = await newerHead(options, report.size, options.settleMs ?? 0);
+    if (newer === undefined) return report;
+    shown.push(newer);
   }
 }
 
-/** Whether a signed checkpoint of more entries is there, now or within the time. */
-async function grows(
+/** A signed checkpoint of more entries, if one is there now or within the time. */
+async function newerHead(
   { source, vkey }: VerifyOptions & { readonly source: LogSource },
   size: number,
   settleMs: number,
-): Promise<boolean> {
+): Promise<Head | undefined> {
   const until = performance.now() + settleMs;
   while (performance.now() < until) {
     const ignored = newFindings();
     const now = await readHead(source, parseVerifierKeys(vkey), ignored);
-    if (now !== undefined && now.checkpoint.size > size) return true;
+    if (now !== undefined && now.checkpoint.size > size) return now;
     await new Promise((done) => setTimeout(done, SETTLE_POLL_MS));
   }
-  return false;
+  return undefined;
 }
 
-async function verifyOnce(options: VerifyOptions & { readonly source: LogSource }): Promise<Report> {
+/** @param shown what the source showed before as its newest checkpoint; this one's is added. */
+async function verifyOnce(options: VerifyOptions & { readonly source: LogSource }, shown: Head[]): Promise<Report> {
   if (typeof options.vkey !== "string" || options.vkey.trim() === "") {
     throw new FormatError("a log is verified with its key, from a place that you trust; none was given");
   }
@@ -88,7 +100,9 @@ async function verifyOnce(options: VerifyOptions & { readonly source: LogSource 
     const expected = await readExpected(
       { source, head, verifiers, findings, witnessedNote, policy: options.witnesses },
       remembered,
+      shown,
     );
+    shown.push(head);
     witnessed = expected.witnessed;
     const recordings = options.recordings === false ? undefined : newRecordings(source, findings);
     const unsound = await replay({
@@ -114,6 +128,7 @@ async function verifyOnce(options: VerifyOptions & { readonly source: LogSource 
     root: root === undefined ? undefined : Buffer.from(root).toString("base64"),
     head: head?.where ?? "checkpoint",
     listed: options.source.list !== undefined,
+    recordings: options.recordings !== false,
     problems: findings.problems,
     problemCount: findings.count(),
     totals: findings.totals,

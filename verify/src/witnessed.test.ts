@@ -12,7 +12,8 @@ import { createCosigner } from "./note.ts";
 import { witnessPolicy } from "./policy.ts";
 import { formatProblem, type Report } from "./report.ts";
 import { encodeBundle } from "./tiles.ts";
-import { leafHash } from "./merkle.ts";
+import { signCheckpoint } from "./checkpoint.ts";
+import { EMPTY_ROOT, leafHash } from "./merkle.ts";
 import { verifyFolder, type VerifyOptions } from "./verify.ts";
 import { createPrivateKey, hash } from "node:crypto";
 
@@ -80,6 +81,22 @@ test("insider: a history that was rewritten, signed by the log and shown to no w
   // Without a policy nobody is believed but the log, and its own two words are still held against each other.
   expect((await verify({ ...Object.fromEntries(forged.files), [WITNESSED]: honest }, {})).ok).toBe(false);
   expect((await verify({ [WITNESSED]: cosigned(at(290), [w1]) }, {})).ok).toBe(true);
+});
+
+test("what witnesses cosign of every log, that it began empty, is no word for what it became", async () => {
+  const empty = cosigned(signCheckpoint({ origin: log.signer.name, size: 0, root: EMPTY_ROOT }, [log.signer]), [
+    w1,
+    w2,
+  ]);
+  expect((await verify({ [WITNESSED]: empty })).lines).toEqual([
+    "checkpoint.witnessed: covers no entry: witnesses saw nothing of this log",
+  ]);
+  const kept = { ...archive([100, 280], []), "witnessed/0": empty };
+  expect((await verify(kept)).lines).toEqual([expect.stringContaining("nothing here is cosigned")]);
+  const nothing = buildLog({ entries: [] });
+  const files: Record<string, Uint8Array | undefined> = Object.fromEntries(nothing.files);
+  for (const path of log.files.keys()) files[path] ??= undefined;
+  expect(await verify({ ...files, [WITNESSED]: empty })).toMatchObject({ ok: true, size: 0, witnessed: { size: 0 } });
 });
 
 test("changing any byte of the witnessed checkpoint is found", async () => {

@@ -9,6 +9,9 @@ if (major > 22 || (major === 22 && minor >= 18)) {
     (text) => process.stderr.write(text),
   );
 } else {
-  process.stderr.write(`glasskey-witness needs Node 22.18 or later; this is ${process.versions.node}.\n`);
+  process.stderr.write(
+    `glasskey-witness needs Node 22.18 or later; this is ${process.versions.node}.\n` +
+      "In a clone of Glasskey npm ci brings one: put node_modules/.bin first in your PATH.\n",
+  );
   process.exitCode = 2;
 }

@@ -66,6 +66,13 @@ test("a log is added by its key or a file with it, and shown", async () => {
   expect((await run(["show", folder])).out).toMatch(
     /\nglasskey\.test\/log: nothing cosigned yet\nother\.test\/log: nothing cosigned yet\n$/,
   );
+  expect(await run(["drop-key", folder, log.signer.vkey])).toMatchObject({
+    ...{ code: 1, out: "", err: expect.stringContaining("the only key") },
+  });
+  await run(["add-log", folder, growingLog().signer.vkey]);
+  expect((await run(["drop-key", folder, log.signer.vkey])).out).toContain(
+    "glasskey.test/log with that key's signature alone",
+  );
   expect(await run(["add-log", folder, `${log.signer.vkey}x`])).toMatchObject({ code: 1, out: "" });
   expect(await run(["add-log", newFolder(), log.signer.vkey])).toMatchObject({ code: 1, out: "" });
 });
@@ -102,6 +109,8 @@ test("commands that are not well-formed exit with 2 and show how to write them",
     ["add-log", "dir", "key", "--listen", "127.0.0.1:0"],
     ["show"],
     ["show", "dir", "--behind-proxy"],
+    ["drop-key", "dir"],
+    ["drop-key", "dir", "key", "--name", "n"],
   ]) {
     const { code, err } = await run(args);
     expect([args, code, err.includes("Usage: glasskey-witness")]).toEqual([args, 2, true]);

@@ -3,28 +3,40 @@ import { BlockList, isIP } from "node:net";
 import { parseArgs } from "node:util";
 import { FormatError } from "@glasskey/verify";
 import { errorCode } from "./files.ts";
-import { addLog, KEY_TYPES, openWitnessFolder, readWitnessFolder, WitnessError } from "./folder.ts";
+import { addLog, dropKey, KEY_TYPES, openWitnessFolder, readWitnessFolder, WitnessError } from "./folder.ts";
 import { serveWitness } from "./server.ts";
 
-/** How to write it, for a program of that name. */
-export const usageOf = (
-  program: string,
-): string => `Usage: ${program} DIR --listen HOST:PORT [--name NAME] [--cert FILE --key FILE | --behind-proxy]
+const formsOf = (program: string): string => `Usage: ${program} DIR --listen HOST:PORT [--name NAME]
+           [--cert FILE --key FILE | --behind-proxy]
        ${program} add-log DIR VKEY|FILE
+       ${program} drop-key DIR VKEY|FILE
        ${program} show DIR
+`;
 
-Cosigns the checkpoints of logs that it knows, as long as each goes on from the one before. Run it where
-the log's operators cannot reach: another account, another machine, another team.
+/** How to write it, for a program of that name. */
+export const usageOf = (program: string): string => `${formsOf(program)}
+Cosigns the checkpoints of logs that it knows, as long as each goes on from the
+one before. Run it where the log's operators cannot reach: another account,
+another machine, another team.
 
-  DIR                the witness's folder: its key and, for each log, the last checkpoint. Made on first start
-  --listen HOST:PORT where to serve POST /add-checkpoint. Only a loopback address may be without TLS
-  --name NAME        the witness's name, such as witness.example.org/w1. Needed on first start
-  --algorithm NAME   of the key that is made on first start: ed25519 (default) or ml-dsa-44
+  DIR                the witness's folder: its key and, for each log, the last
+                     checkpoint. Made on first start
+  --listen HOST:PORT where to serve POST /add-checkpoint. Only a loopback
+                     address may be without TLS
+  --name NAME        the witness's name, such as witness.example.org/w1. Needed
+                     on first start
+  --algorithm NAME   of the key that is made on first start: ed25519 (default)
+                     or ml-dsa-44
   --cert, --key FILE PEM files of the TLS certificate and its key
-  --behind-proxy     plain HTTP on any address: something in front of it speaks TLS
+  --behind-proxy     plain HTTP on any address: something in front of it speaks
+                     TLS
 
-  add-log            know a log by its verifier key, or one more key of it. A running witness sees it at once
-  show               the witness's key, the logs it knows and what it cosigned last
+  add-log            know a log by its verifier key, or one more key of it. A
+                     running witness sees it at once
+  drop-key           believe a key of a log no more, when it is retired; never
+                     the log's last
+  show               the witness's key, the logs it knows and what it cosigned
+                     last
 
 Exit code: 0 done, 1 failed, 2 the command is not well-formed.
 `;
@@ -50,7 +62,11 @@ export async function runCli(
   try {
     command = parse(args);
   } catch (error) {
-    complain(`${program}: ${error instanceof Error ? error.message : String(error)}\n\n${usageOf(program)}`);
+    const what = error instanceof Error ? error.message : String(error);
+    // A file that cannot be read is not helped by how to write the command.
+    const more =
+      error instanceof WitnessError ? "" : `\n${formsOf(program)}\n${program} --help says what each means.\n`;
+    complain(`${program}: ${what}\n${more}`);
     return 2;
   }
   try {
@@ -60,6 +76,8 @@ export async function runCli(
         return 0;
       case "add-log":
         return add(command.folder, command.log, print);
+      case "drop-key":
+        return drop(command.folder, command.log, print);
       case "show":
         return show(command.folder, program, print);
       default:
@@ -85,7 +103,7 @@ interface Serve {
 
 type Command =
   | { readonly verb: "help" }
-  | { readonly verb: "add-log"; readonly folder: string; readonly log: string }
+  | { readonly verb: "add-log" | "drop-key"; readonly folder: string; readonly log: string }
   | { readonly verb: "show"; readonly folder: string }
   | Serve;
 
@@ -103,16 +121,16 @@ function parse(args: readonly string[]): Command {
   });
   if (values.help) return { verb: "help" };
   const [first = "", ...rest] = positionals;
-  if (first === "add-log" || first === "show") {
+  if (first === "add-log" || first === "drop-key" || first === "show") {
     const { "behind-proxy": proxy, help: _help, ...others } = values;
     if (proxy || Object.keys(others).length > 0) throw new Error(`${first} takes no options`);
     const [folder = "", log = "", ...more] = rest;
-    if (folder === "" || more.length > 0 || (first === "add-log") !== (log !== "")) {
+    if (folder === "" || more.length > 0 || (first !== "show") !== (log !== "")) {
       throw new Error(
-        first === "show" ? "show takes one folder" : "add-log takes a folder, and a key or a file with it",
+        first === "show" ? "show takes one folder" : `${first} takes a folder, and a key or a file with it`,
       );
     }
-    return first === "show" ? { verb: "show", folder } : { verb: "add-log", folder, log };
+    return first === "show" ? { verb: "show", folder } : { verb: first, folder, log };
   }
   if (first === "" || rest.length > 0) throw new Error("give one folder");
   if (values.listen === undefined) throw new Error("say where to listen, such as --listen 127.0.0.1:7480");
@@ -159,6 +177,12 @@ function add(folder: string, log: string, print: (text: string) => void): 0 {
   return 0;
 }
 
+function drop(folder: string, log: string, print: (text: string) => void): 0 {
+  const { origin } = dropKey(folder, log.includes("+") ? log : readFile(log));
+  print(`A checkpoint of ${origin} with that key's signature alone is not cosigned any more.\n`);
+  return 0;
+}
+
 function show(folder: string, program: string, print: (text: string) => void): 0 {
   const { vkey, logs } = readWitnessFolder(folder);
   print(`${vkey}\n`);
@@ -172,7 +196,11 @@ function show(folder: string, program: string, print: (text: string) => void): 0
 }
 
 function noLogs(folder: string, program: string): string {
-  return `It knows no log yet, so it cosigns nothing. Next: ${program} add-log ${folder} VKEY\n`;
+  return (
+    "It knows no log yet, so it cosigns nothing. Next, with the verifier key that\n" +
+    "Glasskey prints when it starts (glass log keys, too), from its operator:\n" +
+    `  ${program} add-log ${folder} VKEY\n`
+  );
 }
 
 async function serve(
@@ -217,6 +245,8 @@ function readFile(file: string): string {
   try {
     return readFileSync(file, "utf8");
   } catch (error) {
-    throw new WitnessError(`cannot read ${file}: ${error instanceof Error ? error.message : String(error)}`);
+    const code = errorCode(error);
+    const why = code === "ENOENT" ? "there is no such file" : code === "EACCES" ? "you may not" : String(error);
+    throw new WitnessError(`cannot read ${file}: ${why}`);
   }
 }

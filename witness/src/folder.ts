@@ -205,6 +205,24 @@ export function addLog(folder: string, text: string): { origin: string; known: b
   return { origin, known: false };
 }
 
+/**
+ * Believes a key of a log no more, such as a retired one: whoever has it could have another history cosigned. What was
+ * cosigned is kept. A running witness sees it at once.
+ * @throws FormatError for what is no log's verifier key; WitnessError where it is not known, or the log's only one.
+ */
+export function dropKey(folder: string, text: string): { origin: string } {
+  const { name: origin, vkey } = parseVerifierKey(text.trim());
+  readKey(folder, nodeFiles);
+  const path = join(logFolder(folder, origin), VKEYS);
+  const known = nodeFiles.read(path);
+  const before = known === undefined ? [] : parseVerifierKeys(known).map((key) => key.vkey);
+  if (!before.includes(vkey)) throw new WitnessError(`that key of ${origin} is not known here`);
+  const staying = before.filter((key) => key !== vkey);
+  if (staying.length === 0) throw new WitnessError(`that is the only key of ${origin}: add its new one first`);
+  nodeFiles.replace(path, staying.map((key) => `${key}\n`).join(""), 0o600);
+  return { origin };
+}
+
 /** The SHA-256 of the origin is what tlog-witness calls a log by; an origin itself may have slashes and dots. */
 function logFolder(folder: string, origin: string): string {
   return join(folder, "logs", hash("sha256", origin));

@@ -6,7 +6,7 @@ import { createSigner, openCosignatures, parseVerifierKey, signCheckpoint } from
 import { afterEach, expect, test } from "vitest";
 import { growingLog, type GrowingLog } from "../testing/log.ts";
 import { nodeFiles, type Files } from "./files.ts";
-import { addLog, openWitnessFolder, WitnessError, type WitnessFolder } from "./folder.ts";
+import { addLog, dropKey, openWitnessFolder, WitnessError, type WitnessFolder } from "./folder.ts";
 import { addCheckpoint, type Answer } from "./witness.ts";
 
 const cleanup: (() => void)[] = [];
@@ -99,6 +99,15 @@ test("a fork, a second root at one size and a proof that does not hold are 422, 
   const conflict = readFileSync(join(stateOf(folder, log), "../conflict"), "utf8");
   expect(conflict).toBe(fork.checkpoint(20));
   expect(ask(witness, await log.body(20, 50)).status).toBe(200);
+});
+
+test("a second root at one size is kept whatever old size is said with it", async () => {
+  const log = grown(30);
+  const { witness, folder } = start([log]);
+  expect(ask(witness, await log.body(0, 20)).status).toBe(200);
+  const fork = log.fork(10);
+  expect(ask(witness, await fork.body(15, 20))).toMatchObject({ status: 409, body: "20\n" });
+  expect(readFileSync(join(stateOf(folder, log), "../conflict"), "utf8")).toBe(fork.checkpoint(20));
 });
 
 test("a log that it does not know is 404, a checkpoint without that log's signature 403", async () => {
@@ -239,6 +248,22 @@ test("a log's second key is added, and a checkpoint by either is cosigned; one o
   );
   expect(() => addLog(folder, witness.signer.vkey)).toThrow(/key of a witness/);
   expect(() => addLog(newFolder(), log.signer.vkey)).toThrow(/there is no witness in/);
+});
+
+test("a retired key of a log is dropped: whoever has it gets nothing cosigned, and the last key stays", async () => {
+  const log = grown(9);
+  const { witness, folder } = start([log]);
+  const next = growingLog(log.origin);
+  next.append(9);
+  ask(witness, await log.body(0, 5));
+  expect(() => dropKey(folder, log.signer.vkey)).toThrow(/the only key/);
+  addLog(folder, next.signer.vkey);
+  expect(dropKey(folder, `${log.signer.vkey}\n`)).toEqual({ origin: log.origin });
+  expect(ask(witness, await log.body(5, 9)).status).toBe(403);
+  expect(ask(witness, await next.body(5, 9)).status).toBe(200); // what the old key signed is still where it goes on from
+  expect(() => dropKey(folder, log.signer.vkey)).toThrow(/not known here/);
+  expect(() => dropKey(folder, grown(1, "other.test/log").signer.vkey)).toThrow(/not known here/);
+  expect(() => dropKey(newFolder(), log.signer.vkey)).toThrow(/there is no witness in/);
 });
 
 test("the private key is readable by its owner only, and no error tells it", () => {

@@ -44,10 +44,11 @@ export function addCheckpoint(folder: WitnessFolder, body: Uint8Array): Answer {
   }
   if (oldSize > checkpoint.size) return refuse(400, "the old size is larger than the checkpoint's");
   const last = log.cosigned?.checkpoint ?? { size: 0, root: EMPTY_ROOT };
+  // Two signed roots at one size are a proof against the log, whatever else is wrong with the request.
+  const fork = checkpoint.size === last.size && last.size > 0 && Buffer.compare(checkpoint.root, last.root) !== 0;
+  if (fork) log.keepConflict(note);
   if (oldSize !== last.size) return { status: 409, body: `${last.size}\n`, contentType: "text/x.tlog.size" };
   if (!verifyConsistency(last.size, checkpoint.size, proof, last.root, checkpoint.root)) {
-    const fork = checkpoint.size === last.size && last.size > 0;
-    if (fork && Buffer.compare(checkpoint.root, last.root) !== 0) log.keepConflict(note); // two signed roots: a proof
     return refuse(422, "the checkpoint does not go on from the one cosigned last");
   }
   // Only what was verified is kept: lines by others could be so many that the copy is no note any more.

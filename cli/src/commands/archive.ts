@@ -25,7 +25,12 @@ export async function archiveStatus({ out }: Invocation): Promise<number> {
   const rows: [string, string][] = [
     ["place", plain(archive.place)],
     ["archived", `${archive.size} of ${archive.logSize} entries`],
-    ["behind", behind <= 0 ? "no" : `${behind} entries, ${inWords(archive.lagMs)}${late ? ", which is late" : ""}`],
+    [
+      "behind",
+      behind <= 0
+        ? "no"
+        : `${behind} ${behind === 1 ? "entry" : "entries"}, ${inWords(archive.lagMs)}${late ? ", which is late" : ""}`,
+    ],
     [
       "newest dated",
       archive.datedAt === null ? "none yet" : `${archive.datedAt}; one every ${inWords(archive.everyMs)}`,

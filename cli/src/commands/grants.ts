@@ -7,20 +7,12 @@ import { nativeClient, type NativeClient } from "../clients.ts";
 import type { Invocation } from "../commands.ts";
 import { CliError, usage } from "../errors.ts";
 import { grantDir, readLogin, removeGrantDir, writePrivate, type Login } from "../home.ts";
+import { grantArgument, grantOrSessionArgument } from "../ids.ts";
 import { clock, duration, plain, table, type Output } from "../output.ts";
 import { sayStanding } from "./standing.ts";
 
 const LOST_MS = 120_000;
 const RETRY_MS = 2_000;
-/** The grant that an argument names. @throws CliError before anything is asked of the server. */
-export function grantArgument(args: readonly string[]): string {
-  const id = args[0] ?? "";
-  if (/^gr_[0-9a-hjkmnp-tv-z]{12}$/.test(id)) return id;
-  throw usage(
-    `"${plain(id.slice(0, 40))}" is not a grant id`,
-    "They look like gr_7kq2m9x4tbzc; glass status lists yours.",
-  );
-}
 
 const POLL_WAIT_MS = 20_000; // one long poll; the loop goes on for as long as the approvers have
 
@@ -452,7 +444,7 @@ export const deny = (invocation: Invocation): Promise<number> => decide("deny", 
 
 export async function kill({ args, options, out }: Invocation): Promise<number> {
   const started = performance.now();
-  const body = { id: args[0] ?? "", ...(options["why"] === undefined ? {} : { why: options["why"] }) };
+  const body = { id: grantOrSessionArgument(args), ...(options["why"] === undefined ? {} : { why: options["why"] }) };
   const answer = await call<KillAnswer>(readLogin(), "POST", "/v1/kill", body);
   out.value(answer);
   out.say(

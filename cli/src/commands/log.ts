@@ -2,9 +2,10 @@ import { stripVTControlCharacters } from "node:util";
 import type { LogEntryView, LogKeyList, LogKeyView, LogPage, LogProof, LogStatus } from "@glasskey/contract";
 import { call } from "../client.ts";
 import type { Invocation } from "../commands.ts";
-import { usage } from "../errors.ts";
+import { CliError, usage } from "../errors.ts";
 import { lastServer, readLogin } from "../home.ts";
 import { clock, duration, plain, table, type Output } from "../output.ts";
+import { FormatError, parseProof } from "@glasskey/verify";
 import { runCli } from "@glasskey/verify/cli";
 
 const FIRST_PAGE = 50; // what a person who asks "what happened" can read
@@ -42,13 +43,25 @@ export async function log({ options, out }: Invocation): Promise<number> {
 }
 
 export async function prove({ args, out }: Invocation): Promise<number> {
-  const answer = await call<LogProof>(readLogin(), "GET", `/v1/log/proof/${index(args[0] ?? "")}`);
+  const wanted = index(args[0] ?? "");
+  const answer = await call<LogProof>(readLogin(), "GET", `/v1/log/proof/${wanted}`);
+  mustBeProofOf(wanted, answer.proof);
   out.value(answer);
   if (!out.json) process.stdout.write(answer.proof);
   out.hint(`The entry itself: ${plain(answer.entry)}`);
   const covers = `The checkpoint in it covers ${answer.size} entries`;
   out.hint(answer.witnessed ? `${covers}, and has its witnesses' cosignatures.` : `${covers}; no witness signed it.`);
   return 0;
+}
+
+/** What goes to standard output byte for byte must be harmless on a terminal, and of the entry that was asked for. */
+function mustBeProofOf(wanted: number, proof: string): void {
+  try {
+    if (proof.split("\n").every((line) => plain(line) === line) && parseProof(proof).index === wanted) return;
+  } catch (error) {
+    if (!(error instanceof FormatError)) throw error;
+  }
+  throw new CliError("integrity", `the server's answer is no proof of entry ${wanted}`);
 }
 
 export async function verify({ args, options, out }: Invocation): Promise<number> {
@@ -164,14 +177,20 @@ function legend(page: LogPage): string {
 
 function lines({ index, entry, people, state }: LogEntryView, page: LogPage, out: Output): readonly string[] {
   const { type, at, actor, grant, session, lease, target, playbook, data } = entry;
+  if (typeof type !== "string" || typeof at !== "string" || Number.isNaN(Date.parse(at))) {
+    const what = plain(JSON.stringify(entry));
+    return [
+      `${String(index).padStart(6)}  ${out.yellow("not an entry of Glasskey's")}  ${out.dim(what.slice(0, 160))}`,
+    ];
+  }
   const who = people[String(actor)] ?? String(actor);
   const about = [grant, session, lease, playbook, target].filter((id) => id !== undefined).map(String);
   const facts = data === undefined || data === null ? "" : JSON.stringify(data);
-  const paint = /denied|refused|failed|killed|orphan_found|alarm\.raised|drift|rejected/.test(String(type))
+  const paint = /denied|refused|failed|killed|orphan_found|alarm\.raised|drift|rejected/.test(type)
     ? out.yellow
     : out.bold;
   const mark = marked(page) ? [out.dim(MARKS[state])] : [];
-  const head = [String(index).padStart(6), ...mark, clock(String(at)), paint(String(type).padEnd(18))];
+  const head = [String(index).padStart(6), ...mark, clock(at), paint(plain(type).padEnd(18))];
   const text = `${plain(who)}  ${plain(about.join(" "))}`.trimEnd();
   // On a terminal the facts keep to what is left of the line; --json has all of them.
   const taken = stripVTControlCharacters(head.join("  ")).length + 2 + text.length;

@@ -1,60 +1,65 @@
 import { randomBytes } from "node:crypto";
+import { rmSync } from "node:fs";
 import { link, open, rename, rm } from "node:fs/promises";
-import { finished } from "node:stream/promises";
 import type { ReplayLine, SearchAnswer, SearchRequest, ScreenLine, WatchLine } from "@glasskey/contract";
 import { isErrorCode } from "@glasskey/contract/errors";
 import { call, callBytes, callLines } from "../client.ts";
 import type { Invocation } from "../commands.ts";
 import { CliError, usage } from "../errors.ts";
 import { readLogin } from "../home.ts";
-import { clock, duration, plain, type Output } from "../output.ts";
+import { sessionArgument } from "../ids.ts";
+import { clock, duration, jsonText, plain, quoted, type Output } from "../output.ts";
 import { openPainter, type Painter } from "../painter.ts";
 import { tellStory } from "../story.ts";
 import { readDuration } from "./grants.ts";
 
 const FORMATS: readonly string[] = ["json", "text", "asciicast", "raw"];
 const MAX_JSON_LINES = 100_000;
+/** The exit code of who was stopped by Ctrl-C, as shells have it. */
+const INTERRUPTED = 130;
 const IDLE_LIMIT_MS = 2_000;
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 /** The server says something every five seconds. */
 const QUIET_MS = 20_000;
 const EMPTY_SCREEN = { cols: 80, rows: 24, cursor: { x: 0, y: 0 }, whole: true, lines: [] };
 
-const sessionPath = (session: string | undefined, what: string): string =>
-  `/v1/sessions/${encodeURIComponent(session ?? "")}/${what}`;
+const sessionPath = (session: string, what: string): string => `/v1/sessions/${session}/${what}`;
 
 /** What was done; a terminal is played as it was on a terminal, and told line by line elsewhere. */
 export async function replay({ args, options, out }: Invocation): Promise<number> {
+  const session = sessionArgument(args);
   const play = out.tty && !out.json;
   const speed = positive(options["speed"], "--speed") ?? 1;
   const idleMs = options["idle-limit"] === undefined ? IDLE_LIMIT_MS : readDuration(String(options["idle-limit"]));
   const all: ReplayLine[] = [];
-  const stage = openStage(out, `replay of ${args[0] ?? ""}`);
+  const stage = openStage(out, `replay of ${session}`);
   let previousMs: number | undefined;
   try {
-    const path = sessionPath(args[0], `replay?terminal=${play ? "frames" : "lines"}`);
+    const path = sessionPath(session, `replay?terminal=${play ? "frames" : "lines"}`);
     for await (const line of callLines<ReplayLine>(readLogin(), path, { signal: stage.left })) {
       if (out.json) {
         if (all.length >= MAX_JSON_LINES)
-          throw usage("that is too much for one JSON value", `Export it: glass export ${args[0] ?? ""} -o FILE`);
+          throw usage("that is too much for one JSON value", `Export it: glass export ${session} -o FILE`);
         all.push(line);
       } else if (line.what === "screen") {
         const atMs = Date.parse(line.at);
         await stage.pause(Math.min(idleMs, Math.max(0, atMs - (previousMs ?? atMs))) / speed);
         previousMs = atMs;
         stage.screen(line);
-        stage.status(`${clock(line.at)}  replay of ${args[0] ?? ""}  Ctrl-C leaves`);
+        stage.status(`${clock(line.at)}  replay of ${session}  Ctrl-C leaves`);
       } else stage.tell(line);
     }
   } finally {
     stage.leave();
   }
+  if (stage.left.aborted && !play) return INTERRUPTED; // a part is not the whole
   out.value({ lines: all });
   return 0;
 }
 
 /** A session as it goes on, until it ends or Ctrl-C. */
 export async function watch({ args, out }: Invocation): Promise<number> {
-  const session = args[0] ?? "";
+  const session = sessionArgument(args);
   const stage = openStage(out, `watching ${session}`);
   let over: Extract<WatchLine, { what: "over" }> | undefined;
   try {
@@ -65,7 +70,7 @@ export async function watch({ args, out }: Invocation): Promise<number> {
     for await (const line of lines) {
       if (line.what === "over") over = line;
       if (out.json) {
-        if (line.what !== "beat") process.stdout.write(`${JSON.stringify(line)}\n`);
+        if (line.what !== "beat") process.stdout.write(`${jsonText(line)}\n`);
       } else if (line.what === "screen") stage.screen(line);
       else if (line.what === "watching") {
         stage.status(`watching ${plain(line.person)} in ${session}  Ctrl-C leaves`);
@@ -92,9 +97,10 @@ export async function watch({ args, out }: Invocation): Promise<number> {
 
 /** A recording as a file: all of it, or none. */
 export async function exportRecording({ args, options, out }: Invocation): Promise<number> {
+  const session = sessionArgument(args);
   const format = options["format"] === undefined ? "json" : String(options["format"]);
   if (!FORMATS.includes(format)) throw usage(`"${plain(format)}" is no format`, `One of: ${FORMATS.join(", ")}`);
-  const pieces = callBytes(readLogin(), sessionPath(args[0], `export?format=${format}`));
+  const pieces = callBytes(readLogin(), sessionPath(session, `export?format=${format}`));
   const file = options["output"] === undefined ? undefined : String(options["output"]);
   if (file === undefined) {
     if (out.json) throw usage("--json needs a file to write to", "Add: -o FILE");
@@ -103,7 +109,7 @@ export async function exportRecording({ args, options, out }: Invocation): Promi
     return 0;
   }
   const bytes = await writeWhole(file, pieces, options["force"] === true);
-  out.say(`${args[0] ?? ""} is in ${file}, ${bytes} bytes.`);
+  out.say(`${session} is in ${file}, ${bytes} bytes.`);
   out.value({ file, bytes });
   return 0;
 }
@@ -118,26 +124,35 @@ export async function search({ args, options, out }: Invocation): Promise<number
   };
   const found: SearchAnswer["hits"] = [];
   const problems: SearchAnswer["problems"] = [];
-  let [sessions, erased] = [0, 0];
+  let [sessions, erased, hits] = [0, 0, 0];
   let cursor: string | undefined;
   do {
     const body = { ...request, ...(cursor === undefined ? {} : { cursor }) };
     const page = await call<SearchAnswer>(readLogin(), "POST", "/v1/recordings/search", body);
     sessions += page.sessions;
     erased += page.erased;
+    hits += page.hits.length;
     problems.push(...page.problems);
-    if (out.json) found.push(...page.hits);
+    if (out.json) {
+      found.push(...page.hits);
+      if (found.length > MAX_JSON_LINES)
+        throw usage(
+          "that is too much for one JSON value",
+          "Look for something rarer, or in less: --since, --person, …",
+        );
+    }
     for (const hit of page.hits) {
       const head = `${out.dim(clock(hit.at))}  ${out.bold(hit.session)} ${plain(hit.person)} on ${plain(hit.target)}`;
       const where = hit.where === "statement" || hit.where === "screen" ? "" : `${out.yellow(hit.where)}: `;
       out.say(head);
-      out.say(`          ${where}${plain(hit.text)}`);
+      out.sayAll(quoted(out, `          ${where}`, plain(hit.text)));
     }
     for (const problem of page.problems) out.hint(`${plain(problem.session)}: ${plain(problem.message)}`);
     cursor = page.next ?? undefined;
-  } while (cursor !== undefined && found.length < MAX_JSON_LINES);
-  const gone = erased === 0 ? "" : ` ${erased} of them are erased.`;
-  out.hint(`Looked through ${sessions} session${sessions === 1 ? "" : "s"}.${gone}`);
+  } while (cursor !== undefined);
+  const gone = erased === 0 ? "" : `; ${erased} of them ${erased === 1 ? "is" : "are"} erased`;
+  const nothing = hits === 0 ? "Nothing found. " : "";
+  out.hint(`${nothing}Looked through ${sessions} session${sessions === 1 ? "" : "s"}${gone}.`);
   out.value({ hits: found, sessions, erased, problems });
   return 0;
 }
@@ -163,6 +178,7 @@ function openStage(out: Output, title: string): Stage {
     painter?.leave();
     process.off("SIGINT", interrupt);
     process.off("SIGTERM", interrupt);
+    process.off("SIGTSTP", suspend);
     process.stdout.off("resize", redraw);
     painter = undefined;
     for (const line of after.splice(0)) story.tell(line);
@@ -175,6 +191,19 @@ function openStage(out: Output, title: string): Stage {
   let last: ScreenLine | undefined;
   const redraw = (): void => {
     if (last !== undefined) painter?.draw({ ...last, whole: true, lines: [...rows.values()] });
+  };
+  const enter = (at: string): Painter => {
+    const entered = openPainter(process.stdout, process.env["NO_COLOR"] === undefined);
+    entered.draw({ what: "screen", at, ...EMPTY_SCREEN });
+    entered.status(`${title}  Ctrl-C leaves`);
+    return entered;
+  };
+  /** Ctrl-Z: the shell gets its own screen, and afterwards the picture is drawn again. */
+  const suspend = (): void => {
+    painter?.leave();
+    process.kill(process.pid, "SIGSTOP");
+    painter = enter(last?.at ?? "");
+    redraw();
   };
   process.once("SIGINT", interrupt);
   process.once("SIGTERM", interrupt);
@@ -199,10 +228,9 @@ function openStage(out: Output, title: string): Stage {
         return;
       }
       if (painter === undefined) {
-        painter = openPainter(process.stdout, process.env["NO_COLOR"] === undefined);
+        painter = enter(frame.at);
         process.stdout.on("resize", redraw);
-        painter.draw({ what: "screen", at: frame.at, ...EMPTY_SCREEN });
-        painter.status(`${title}  Ctrl-C leaves`);
+        process.on("SIGTSTP", suspend);
       }
       if (frame.whole) rows = new Map();
       for (const line of frame.lines) if (rows.size < 1_000 || rows.has(line.y)) rows.set(line.y, line);
@@ -228,23 +256,22 @@ function openStage(out: Output, title: string): Stage {
 /** @returns how many bytes. The file is there when all of it is, and nothing of it otherwise. */
 async function writeWhole(file: string, pieces: AsyncIterable<Buffer>, force: boolean): Promise<number> {
   const partial = `${file}.${randomBytes(6).toString("hex")}.partial`;
+  const interrupt = (): never => {
+    rmSync(partial, { force: true });
+    process.exit(INTERRUPTED);
+  };
+  for (const signal of SIGNALS) process.once(signal, interrupt);
   let bytes = 0;
   try {
     const handle = await open(partial, "wx", 0o600);
-    const stream = handle.createWriteStream({ flush: true });
     try {
       for await (const piece of pieces) {
+        await handle.appendFile(piece);
         bytes += piece.length;
-        if (!stream.write(piece))
-          await new Promise<void>((resolve, reject) => {
-            stream.once("drain", resolve);
-            stream.once("error", reject);
-          });
       }
-      stream.end();
-      await finished(stream);
+      await handle.sync();
     } finally {
-      stream.destroy();
+      await handle.close();
     }
     if (force) await rename(partial, file);
     else await link(partial, file);
@@ -256,10 +283,20 @@ async function writeWhole(file: string, pieces: AsyncIterable<Buffer>, force: bo
         cause: error,
       });
     if (error instanceof CliError || !(error instanceof Error)) throw error;
-    throw new CliError("usage", `cannot write ${file}: ${error.message}`, { cause: error });
+    throw new CliError("usage", `cannot write ${file}: ${reasonOf(error)}`, { cause: error });
   } finally {
     await rm(partial, { force: true });
+    for (const signal of SIGNALS) process.off(signal, interrupt);
   }
+}
+
+/** What a person can do something about; the operating system's words name a file that was only in the making. */
+function reasonOf(error: Error): string {
+  const code = "code" in error ? error.code : undefined;
+  if (code === "ENOENT" || code === "ENOTDIR") return "its folder is not there";
+  if (code === "EACCES" || code === "EPERM" || code === "EROFS") return "you may not write there";
+  if (code === "EISDIR") return "it is a folder";
+  return code === "ENOSPC" ? "the disk is full" : error.message;
 }
 
 /** A date and time, or how long ago. */

@@ -4,12 +4,13 @@ import { call } from "../client.ts";
 import type { Invocation } from "../commands.ts";
 import { usage } from "../errors.ts";
 import { readLogin } from "../home.ts";
+import { grantOrSessionArgument, holdArgument, sessionArgument } from "../ids.ts";
 import { clock, duration, paragraph, plain, table } from "../output.ts";
 
 export async function hold({ args, options, out }: Invocation): Promise<number> {
   const why = options["why"];
   if (typeof why !== "string") throw usage("--why is missing", 'glass hold GRANT|SESSION --why "…"');
-  const id = named(args[0], /^(gr|se)_/, "a grant or a session", "glass sessions lists them");
+  const id = grantOrSessionArgument(args);
   const made = await call<HoldView>(readLogin(), "POST", "/v1/holds", { id, why });
   out.value(made);
   const what = made.session === null ? `every recording of ${made.grant}` : `the recording of ${made.session}`;
@@ -18,10 +19,11 @@ export async function hold({ args, options, out }: Invocation): Promise<number> 
 }
 
 export async function release({ args, out }: Invocation): Promise<number> {
-  const id = named(args[0], /^ho_/, "a hold", "glass holds lists them");
+  const id = holdArgument(args);
   const lifted = await call<HoldView>(readLogin(), "POST", `/v1/holds/${id}/release`, {});
   out.value(lifted);
-  out.say(`${lifted.hold} is lifted. Who lifts a hold does not erase: another security officer does, or time.`);
+  const then = "Who lifts a hold does not erase: another security officer does, or time.";
+  out.sayAll(paragraph(`${lifted.hold} is lifted. ${then}`, 0));
   return 0;
 }
 
@@ -40,21 +42,23 @@ export async function holds({ options, out }: Invocation): Promise<number> {
     out.sayAll(rows[i] ?? []);
     out.sayAll(paragraph(plain(why), 4).map(out.dim));
   });
-  const kept = list.keepMs === null ? "for ever" : `for ${duration(list.keepMs)}`;
-  out.hint(`Recordings are kept ${kept} after their session, unless their playbook says otherwise.`);
+  const kept = list.keepMs === null ? "for ever" : `for ${duration(list.keepMs)} after their session`;
+  out.hint(`Recordings are kept ${kept}, unless their playbook says otherwise.`);
   return 0;
 }
 
 export async function erase({ args, options, out }: Invocation): Promise<number> {
   const why = options["why"];
-  const session = named(args[0], /^se_/, "a session", "glass sessions lists them");
+  const session = sessionArgument(args);
   if (typeof why !== "string") throw usage("--why is missing", 'glass erase SESSION --why "…"');
   if (options["yes"] !== true) await confirmed(session);
   const { chunks } = await call<EraseAnswer>(readLogin(), "POST", `/v1/sessions/${session}/erase`, { why });
   out.value({ session, chunks });
-  out.say(
-    `${out.green("Erased")}: nobody reads ${session} again. Its ${chunks} encrypted chunks stay, and still match the log.`,
-  );
+  const left =
+    chunks === 1
+      ? "Its encrypted chunk stays, and still matches"
+      : `Its ${chunks} encrypted chunks stay, and still match`;
+  out.sayAll(paragraph(`${out.green("Erased")}: nobody reads ${session} again. ${left} the log.`, 0));
   out.hint("Backups of the store from before still have its key: see docs/retention.md.");
   return 0;
 }
@@ -65,14 +69,9 @@ async function confirmed(session: string): Promise<void> {
   const reader = createInterface({ input: process.stdin, output: process.stderr });
   try {
     const typed = await reader.question(`This cannot be undone. Type ${session} to erase its recording: `);
-    if (typed.trim() !== session) throw usage("that is not its name; nothing was erased");
+    if (typed.trim() !== session)
+      throw usage("that is not its id; nothing was erased", "Give the command again to try once more.");
   } finally {
     reader.close();
   }
-}
-
-function named(text: string | undefined, form: RegExp, what: string, next: string): string {
-  const id = text ?? "";
-  if (form.test(id) && /^[a-z]{2}_[0-9a-hjkmnp-tv-z]{12}$/.test(id)) return id;
-  throw usage(`"${plain(id.slice(0, 40))}" is not the id of ${what}`, next);
 }

@@ -3,8 +3,9 @@ import { call } from "../client.ts";
 import type { Invocation } from "../commands.ts";
 import { usage } from "../errors.ts";
 import { readLogin } from "../home.ts";
+import { grantArgument } from "../ids.ts";
 import { clock, duration, paragraph, plain, table, type Output } from "../output.ts";
-import { grantArgument, show } from "./grants.ts";
+import { show } from "./grants.ts";
 
 export async function review({ args, options, out }: Invocation): Promise<number> {
   const { sign, note } = options as { sign?: string; note?: string };

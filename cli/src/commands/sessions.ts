@@ -2,11 +2,12 @@ import type { SessionView } from "@glasskey/contract";
 import { call } from "../client.ts";
 import type { Invocation } from "../commands.ts";
 import { readLogin } from "../home.ts";
+import { grantArgument } from "../ids.ts";
 import { bytes, clock, plain, table } from "../output.ts";
 
 export async function sessions({ args, options, out }: Invocation): Promise<number> {
   const query = new URLSearchParams();
-  if (args[0] !== undefined) query.set("grant", args[0]);
+  if (args[0] !== undefined) query.set("grant", grantArgument(args));
   if (options["open"] === true) query.set("open", "true");
   const { sessions: found } = await call<{ sessions: SessionView[] }>(readLogin(), "GET", `/v1/sessions?${query}`);
   out.value({ sessions: found });

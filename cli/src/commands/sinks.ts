@@ -4,13 +4,15 @@ import type { Invocation } from "../commands.ts";
 import { readLogin } from "../home.ts";
 import { clock, duration, plain, table, type Output } from "../output.ts";
 
+const BEHIND_S = 15 * 60; // as the server's alarm
+
 export async function sinks({ out }: Invocation): Promise<number> {
   const { sinks: list } = await call<SinkList>(readLogin(), "GET", "/v1/sinks");
   out.value({ sinks: list });
   if (list.length === 0) out.say("The log goes nowhere else. `sinks:` in glasskey.yaml says where it should.");
   const rows = table(
     list.map((sink) => [
-      sink.failures > 0 || sink.parked.length > 0 ? out.red("✗") : out.green("✓"),
+      markOf(sink, out),
       out.bold(plain(sink.node === null ? sink.sink : `${sink.sink} (${sink.node})`)),
       plain(sink.kind),
       lagOf(sink),
@@ -34,17 +36,27 @@ export async function retry({ args, out }: Invocation): Promise<number> {
   return 0;
 }
 
+/** A check mark only for what is in order: no lag that is an alarm, and nothing that nobody works on. */
+export function markOf({ configured, failures, parked, lagSeconds }: SinkView, out: Output): string {
+  if (parked.length > 0 || (configured && failures > 0)) return out.red("✗");
+  return !configured || lagSeconds >= BEHIND_S ? out.yellow("!") : out.green("✓");
+}
+
 function lagOf({ lagEntries, lagSeconds }: SinkView): string {
   if (lagEntries === 0) return "up to date";
   return `${lagEntries} behind, ${duration(lagSeconds * 1_000)}`;
 }
 
 function stateOf(
-  { configured, failures, failingSince, lastError, deliveredAt, nextIndex }: SinkView,
+  { node, configured, failures, failingSince, lastError, deliveredAt, nextIndex }: SinkView,
   out: Output,
 ): string {
   const at = `at entry ${nextIndex}`;
-  if (!configured) return out.yellow(`${at}; not in this server's glasskey.yaml`);
+  if (!configured) {
+    return out.yellow(
+      node === null ? `${at}; not in this server's glasskey.yaml` : `${at}; of another Glasskey process`,
+    );
+  }
   if (failures > 0) {
     const since = failingSince === null ? "" : ` since ${clock(failingSince)}`;
     return `${at}; ${out.red(`fails${since}: ${plain(lastError ?? "")}`)}`;

@@ -1,9 +1,13 @@
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import type { GrantView, LogPage, StandingView } from "@glasskey/contract";
+import { once } from "node:events";
+import { createServer, type AddressInfo } from "node:net";
+import type { ConnectAnswer, GrantView, LogPage, StandingView } from "@glasskey/contract";
+import pg from "pg";
 import { afterEach, expect, inject, test } from "vitest";
-import { startTestSystem, type Client, type TestSystem } from "../../testing/system.ts";
+import { startTestSystem, type Client, type Reachable, type TestSystem } from "../../testing/system.ts";
 import { GlassError } from "../core/errors.ts";
+import { startServer } from "../main.ts";
 import { createDoors } from "./doors.ts";
 import { extendGrant } from "./extend.ts";
 import { vote } from "./approve.ts";
@@ -45,6 +49,15 @@ async function until<T>(ask: () => Promise<T>, holds: (value: T) => boolean): Pr
     if (tries > 600) throw new Error(`it never came to that: ${JSON.stringify(value)}`);
     await new Promise((done) => setTimeout(done, 50));
   }
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, "close");
+  return port;
 }
 
 const rolesOf = async (made: TestSystem): Promise<number> => {
@@ -199,6 +212,87 @@ test("a journal that was damaged opens no session and no grant, and what is open
   );
 });
 
+test("nobody gets in while it is not known yet whether the journal is the one that was sealed from", async () => {
+  const made = await startTestSystem(
+    inject("pg18"),
+    {},
+    { gateway: { postgres: { host: "127.0.0.1", port: await freePort() } } },
+  );
+  undo.push(() => made.dispose());
+  const ann = await made.as("ann");
+  const { grant } = await ann.break("repair");
+  const { port, user, secret, ca } = await ann.call<ConnectAnswer>("POST", `/v1/grants/${grant}/connect`);
+  const client = (): pg.Client => {
+    const one = new pg.Client({ host: "127.0.0.1", port, user, password: secret, database: "postgres", ssl: { ca } });
+    one.on("error", () => {});
+    return one;
+  };
+  const before = client();
+  await before.connect();
+  await before.query("select 1");
+  await before.end();
+  await until(
+    () => made.storeQuery("select 1 from journals"),
+    (rows) => rows.length === 1,
+  );
+  await made.stop();
+
+  // Somebody is slow in the store just where the journal is compared with it; an impatient client dials again and again.
+  const { host, database } = made.config.database ?? { host: "", database: "" };
+  const { superuser, password, port: storePort } = inject("pg18");
+  const slow = new pg.Client({ host, port: storePort, user: superuser, password, database });
+  await slow.connect();
+  undo.push(() => slow.end());
+  await slow.query("begin; select from journals for update");
+  const starting = made.start();
+  const answer = await until(
+    async () => {
+      const one = client();
+      try {
+        await one.connect();
+        return "in";
+      } catch (error) {
+        return String(error);
+      } finally {
+        await one.end().catch(() => {});
+      }
+    },
+    (said) => !/ECONNREFUSED|ECONNRESET|terminated/.test(said),
+  );
+  await slow.query("commit");
+  await starting;
+  expect(answer).toContain("Glasskey is starting");
+  const after = client();
+  await after.connect();
+  await after.query("select 1");
+  await after.end();
+  expect(await standing(await made.as("ann"))).toMatchObject({ opening: true, shut: [] });
+});
+
+test("where one login does everything in the store, people and probes are told, and nothing is refused for it", async () => {
+  const made = await system();
+  const anybody = (server?: Reachable) => made.as("", server);
+  expect(await (await anybody()).call("GET", "/readyz")).toEqual({ ok: true, reasons: [] });
+  await made.stop();
+  const { database } = made.config;
+  if (database?.owner === undefined) throw new Error("the tests have an owner");
+  const { owner, ...rest } = database;
+  const server = await startServer({ ...made.config, database: { ...rest, ...owner, owner: undefined } }, () => {});
+  undo.push(() => server.stop());
+  expect(await (await anybody(server)).call("GET", "/readyz")).toEqual({
+    ok: true,
+    reasons: [],
+    notes: ["store_owner"],
+  });
+  expect(await (await anybody(server)).call("GET", "/healthz")).toEqual({ ok: true, reasons: [] });
+  const ann = await made.as("ann", server);
+  expect(await standing(ann)).toMatchObject({
+    opening: true,
+    store: { separate: false, detail: expect.stringContaining("owner:") },
+  });
+  expect((await ann.break("repair")).state).toBe("active");
+});
+
 test("every way in asks the same door, and a no can always be said", async () => {
   await using rig = await startTestAccess(inject("pg18"), {
     ...book("free"),
@@ -235,6 +329,38 @@ test("every way in asks the same door, and a no can always be said", async () =>
   doors.reopen("disk");
   await openUnanswered(access);
   await rig.until(silent, "active");
+});
+
+test("a door that is shut while the sources are asked is shut for more time, too", async () => {
+  await using rig = await startTestAccess(inject("pg18"), {
+    ...book("self", { time: "{ max: 30m, extend: 2x30m }" }),
+    ...book("consent", { approve: "{ need: 1, from: { group: leads } }", time: "{ max: 30m, extend: 2x30m }" }),
+  });
+  const { doors, access } = rig;
+  const [alone, asked] = [await rig.break("self"), await rig.break("consent")];
+  await vote(access, "bob", asked, "approve");
+  for (const grant of [alone, asked]) await rig.until(grant, "active");
+  expect(await extendGrant(access, "ann", asked)).toEqual({ extended: false });
+  const slow: typeof access = {
+    ...access,
+    evidence: {
+      ...access.evidence,
+      async observe(about) {
+        doors.shut("log", new GlassError("integrity", "entry 7 is not the one in its tree"));
+        return access.evidence.observe(about);
+      },
+    },
+  };
+  const ends = async (): Promise<unknown[]> =>
+    Promise.all([alone, asked].map(async (grant) => (await rig.grant(grant)).ends_at));
+  const before = await ends();
+  await expect(extendGrant(slow, "ann", alone)).rejects.toMatchObject({ code: "integrity" });
+  doors.reopen("log");
+  await expect(vote(slow, "bob", asked, "approve")).rejects.toMatchObject({ code: "integrity" });
+  expect(await ends()).toEqual(before);
+  doors.reopen("log");
+  await vote(access, "bob", asked, "approve"); // that yes was not counted, and can be given again
+  expect(await ends()).not.toEqual(before);
 });
 
 test("what was planned before the door was shut is not minted behind it", async () => {

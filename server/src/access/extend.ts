@@ -78,6 +78,8 @@ export async function applyExtension(
   grant: GrantRow,
   { approvedBy, observed, actor }: { approvedBy: readonly string[]; observed: Observed; actor: string },
 ): Promise<(() => Promise<void>) | undefined> {
+  const shut = access.mayOpen();
+  if (shut !== undefined) throw shut; // found while the sources were asked
   const question = await questionOf(access, tx, grant, observed);
   const decision = access
     .policy()

@@ -30,12 +30,20 @@ export function createTrouble(deps: {
   const { store, warn, notifier, doors } = deps;
   const untold = new Map<string, string>();
 
-  const tell = async (): Promise<void> => {
-    for (const [key, text] of untold) {
-      await raiseAlarm(store, warn, key, text, notifier);
-      untold.delete(key);
-    }
+  // One after the other: an alarm that is still on its way into the store when its cause is over would never be cleared.
+  let turn: Promise<void> = Promise.resolve();
+  const inTurn = (work: () => Promise<void>): Promise<void> => {
+    const done = turn.then(work);
+    turn = done.catch(() => {});
+    return done;
   };
+  const tell = (): Promise<void> =>
+    inTurn(async () => {
+      for (const [key, text] of untold) {
+        await raiseAlarm(store, warn, key, text, notifier);
+        if (untold.get(key) === text) untold.delete(key);
+      }
+    });
   const found = (part: string, alarm: string, error: GlassError): void => {
     const { message } = error;
     const next = error.next === undefined ? STILL : `${error.next} ${STILL}`;
@@ -47,7 +55,7 @@ export function createTrouble(deps: {
   };
   const over = async (part: string, alarm: string): Promise<void> => {
     untold.delete(alarm);
-    await clearAlarm(store, warn, alarm, notifier);
+    await inTurn(() => clearAlarm(store, warn, alarm, notifier));
     doors.reopen(part);
   };
   return {

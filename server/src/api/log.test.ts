@@ -106,6 +106,29 @@ test("entry bundles are for who may read the log, and no shared cache keeps them
   expect(bundle.body.subarray(2, bundle.body.readUInt16BE(0) + 2).toString()).toMatch(/^\{"actor":/);
 });
 
+test("however a path is written, entries stay closed, and no cache keeps an answer that has no file", async () => {
+  for (const path of [
+    "/log/tile/%65ntries/000.p/1",
+    "/log/tile/entries%2F000.p/1",
+    "/log/tile/0/../entries/000.p/1",
+    "/log/tile/0/%2e%2e/entries/000.p/1",
+    "/log/./tile/entries/000.p/1",
+    "//log/tile/entries/000.p/1",
+    "/log/tile//entries/000.p/1",
+    "/log/tile/ENTRIES/000.p/1",
+    "/log/tile/entries/000.p/1?x=/log/tile/0/000.p/1",
+    "/log/tile/0/000.p/1%00/entries",
+    "/log/checkpoints/999999999",
+    "/log/checkpoints/../checkpoint",
+    "/log/tile/0/x001/000",
+    "/log/chunks/se_000000000000/0.gkc",
+  ]) {
+    const { status, headers, body } = await raw(path);
+    expect([path, status >= 400 && status < 500, headers["cache-control"]]).toEqual([path, true, "no-store"]);
+    expect(body.includes('{"actor"')).toBe(false);
+  }
+});
+
 test("what is beyond the checkpoint, or another spelling of a path, is not found", async () => {
   const reader = await bearer("ida");
   for (const path of [

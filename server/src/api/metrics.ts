@@ -1,4 +1,4 @@
-import { probeAnswer } from "@glasskey/contract";
+import { type ProbeAnswer, probeAnswer } from "@glasskey/contract";
 import type { Probe } from "../metrics/health.ts";
 import { answers, type Routes } from "./routes.ts";
 import type { Api } from "./services.ts";
@@ -21,6 +21,6 @@ export function probeRoutes(app: Routes, api: Api): void {
   });
 }
 
-function shown({ ok, reasons }: Probe): { ok: boolean; reasons: string[] } {
-  return { ok, reasons: [...reasons] };
+function shown({ ok, reasons, notes }: Probe): ProbeAnswer {
+  return { ok, reasons: [...reasons], ...(notes === undefined ? {} : { notes: [...notes] }) };
 }

@@ -6,6 +6,9 @@ import type { JsonObject } from "../core/json.ts";
 import { pseudonymOf } from "../identity/pseudonyms.ts";
 import type { Api } from "./services.ts";
 
+/** Whoever loses the right to read sees no more than this of it. */
+export const CHECK_MS = 3_000;
+
 /** @throws GlassError `forbidden`, or `not_found` for who may not know that there is such a session. */
 export async function permit(
   api: Api,
@@ -44,9 +47,11 @@ export async function noteRead(
   });
 }
 
-/** Aborts when the client has left. */
+/** Aborts when all was sent, or the client has left; it may have left already. */
 export function whenGone(reply: FastifyReply): AbortSignal {
   const gone = new AbortController();
-  reply.raw.once("close", () => gone.abort(new Error("the reader left")));
+  const leave = (): void => gone.abort(new GlassError("server_unreachable", "the reader left"));
+  if (reply.raw.destroyed) leave();
+  else reply.raw.once("close", leave);
   return gone.signal;
 }

@@ -1,16 +1,21 @@
 import { Readable } from "node:stream";
 import { END_TRAILER, EXPORT_FORMATS, params, searchAnswer, searchRequest } from "@glasskey/contract";
-import type { FastifyReply } from "fastify";
+import type { FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
 import { GlassError } from "../core/errors.ts";
+import type { JsonObject } from "../core/json.ts";
 import { EXPORT_TYPES } from "../recording/export.ts";
-import { noteRead, permit, whenGone } from "./recording-access.ts";
+import { storeError } from "../store/database.ts";
+import { CHECK_MS, noteRead, permit, whenGone } from "./recording-access.ts";
 import { playedView } from "./recording-views.ts";
 import { answers, personOf, type Routes } from "./routes.ts";
 import type { Api } from "./services.ts";
-import { createTickets } from "./tickets.ts";
+import { createTickets, type Tickets } from "./tickets.ts";
 import { watchRoute } from "./watch.ts";
 
+/** Each may hold a thread and a screen, for as long as its client takes to read. */
+const READERS = 16;
+const READERS_A_PERSON = 4;
 const SEARCHES = 2;
 const SEARCHES_A_PERSON = 1;
 const NDJSON = "application/x-ndjson";
@@ -18,6 +23,10 @@ const NDJSON = "application/x-ndjson";
 /** Recordings: replay, export, watch, search and chunks. Whoever reads one leaves an entry in the log before they see it. */
 export function recordingRoutes(app: Routes, api: Api): void {
   const { access } = api;
+  const readers = createTickets(READERS, READERS_A_PERSON, {
+    message: "too many recordings are being read",
+    next: `${READERS_A_PERSON} for each person and ${READERS} for each Glasskey process: wait for one to end, or leave it.`,
+  });
 
   app.get(
     "/v1/sessions/:session/replay",
@@ -30,17 +39,13 @@ export function recordingRoutes(app: Routes, api: Api): void {
       },
     },
     async (request, reply) => {
-      const { person } = await personOf(api, request);
       const { session } = request.params;
-      const about = await permit(api, session, person, "read_recording");
-      const gone = whenGone(reply);
-      const lines = async function* (): AsyncGenerator<string> {
+      const lines = async function* (gone: AbortSignal): AsyncGenerator<string> {
         for await (const item of api.recordings.replay(session, request.query.terminal, gone))
           yield `${JSON.stringify(playedView(item))}\n`;
       };
-      const first = await begin(lines());
-      await noteRead(api, person, { ...about, session }, { how: "replay" });
-      return sendStream(reply, NDJSON, first);
+      const reading = { request, reply, session, type: NDJSON, how: { how: "replay" } };
+      return sendRecording(api, readers, reading, lines);
     },
   );
 
@@ -55,13 +60,10 @@ export function recordingRoutes(app: Routes, api: Api): void {
       },
     },
     async (request, reply) => {
-      const { person } = await personOf(api, request);
       const { session } = request.params;
       const { format } = request.query;
-      const about = await permit(api, session, person, "read_recording");
-      const first = await begin(api.recordings.export(session, format, whenGone(reply)));
-      await noteRead(api, person, { ...about, session }, { how: "export", format });
-      return sendStream(reply, EXPORT_TYPES[format], first);
+      const reading = { request, reply, session, type: EXPORT_TYPES[format], how: { how: "export", format } };
+      return sendRecording(api, readers, reading, (gone) => api.recordings.export(session, format, gone));
     },
   );
 
@@ -70,7 +72,13 @@ export function recordingRoutes(app: Routes, api: Api): void {
     {
       schema: {
         summary: "A sealed chunk, encrypted, exactly as the log commits to it",
-        params: params.session.extend({ chunk: z.coerce.number().int().min(0) }),
+        params: params.session.extend({
+          chunk: z.coerce
+            .number()
+            .int()
+            .min(0)
+            .max(2 ** 31 - 1),
+        }),
         produces: ["application/octet-stream"],
       },
     },
@@ -126,26 +134,54 @@ export function recordingRoutes(app: Routes, api: Api): void {
   watchRoute(app, api);
 }
 
-/** Waits for the first piece: an error before it is an answer of its own. */
-async function begin(pieces: AsyncIterable<string>): Promise<AsyncGenerator<string>> {
-  const iterator = pieces[Symbol.asyncIterator]();
-  const first = await iterator.next();
-  return (async function* () {
-    try {
-      for (let item = first; item.done !== true; item = await iterator.next()) yield item.value;
-    } finally {
-      await iterator.return?.();
-    }
-  })();
+interface Reading {
+  readonly request: FastifyRequest;
+  readonly reply: FastifyReply;
+  readonly session: string;
+  /** Content type of the answer. */
+  readonly type: string;
+  /** For the log. */
+  readonly how: JsonObject;
 }
 
-/** Sends pieces as they come; a trailer says how it ended, so that a part is never taken for the whole. */
-function sendStream(reply: FastifyReply, type: string, pieces: AsyncGenerator<string>): FastifyReply {
+/**
+ * Asks whether the reader may, waits for the first piece (an error before it is an answer of its own), notes the reading
+ * in the log, and sends pieces as they come. A trailer says how it ended, so that a part is never taken for the whole.
+ */
+async function sendRecording(
+  api: Api,
+  readers: Tickets,
+  { request, reply, session, type, how }: Reading,
+  read: (gone: AbortSignal) => AsyncIterable<string>,
+): Promise<FastifyReply> {
+  const { person } = await personOf(api, request);
+  const about = await permit(api, session, person, "read_recording");
+  const gone = whenGone(reply);
+  gone.throwIfAborted();
+  const ticket = readers.take(person);
+  const pieces = read(gone)[Symbol.asyncIterator]();
+  gone.addEventListener("abort", () => {
+    ticket[Symbol.dispose]();
+    void pieces.return?.().catch(() => {}); // also where nothing of it was sent
+  });
+  const first = await pieces.next();
+  await noteRead(api, person, { ...about, session }, how);
+
   let end = "ok";
+  let askedMs = performance.now();
   const guarded = async function* (): AsyncGenerator<string> {
     try {
-      yield* pieces;
-    } catch (error) {
+      for (let piece = first; piece.done !== true; piece = await pieces.next()) {
+        if (performance.now() - askedMs >= CHECK_MS) {
+          // Who replays may take hours for it.
+          await personOf(api, request);
+          await permit(api, session, person, "read_recording");
+          askedMs = performance.now();
+        }
+        yield piece.value;
+      }
+    } catch (thrown) {
+      const error = storeError(thrown);
       const { code, message, next } =
         error instanceof GlassError ? error : new GlassError("internal", "something went wrong in Glasskey");
       end = Buffer.from(JSON.stringify({ code, message, next })).toString("base64url");

@@ -1,5 +1,6 @@
-import { readFile } from "node:fs/promises";
-import type { HoldList, HoldView } from "@glasskey/contract";
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { HoldList, HoldView, StandingView } from "@glasskey/contract";
 import { verifyFolder } from "@glasskey/verify";
 import { afterAll, beforeAll, expect, inject, test } from "vitest";
 import { type Client, PEOPLE, playbook, startTestSystem, type TestSystem } from "../../testing/system.ts";
@@ -142,3 +143,32 @@ test("what its playbook keeps for a second is erased by itself, its key leaves t
   await verified(ida);
   expect(await readFile(`${system.server().logDir}/chunks/${session}/0.gkc`)).not.toHaveLength(0);
 });
+
+test("at a start nothing is erased before the log's own copies were compared: what does not fit may be evidence", async () => {
+  await system.stop();
+  await system.start();
+  const { session } = await recorded("ann", "brief");
+  await system.stop();
+  const there = async (): Promise<boolean> =>
+    (await system.storeQuery("select 1 from session_keys where session = $1 and wrapped is not null", [session]))
+      .length > 0;
+  expect(await there()).toBe(true);
+  await system.storeQuery("update sessions set closed_at = closed_at - interval '1 hour' where id = $1", [session]);
+  const checkpoint = join(system.config.dataDir, "log", "checkpoint");
+  const kept = await readFile(checkpoint, "utf8");
+  await writeFile(checkpoint, kept.replace(/\n(\d+)\n/, "\n9$1\n"));
+  await system.start();
+  const ida = await system.as("ida");
+  for (let tries = 0; ; tries += 1) {
+    const { shut } = await ida.call<StandingView>("GET", "/v1/health");
+    if (shut.some(({ reason }) => reason === "export")) break;
+    if (tries > 400) throw new Error("nobody saw it");
+    await new Promise((done) => setTimeout(done, 25));
+  }
+  expect(await there()).toBe(true);
+  await writeFile(checkpoint, kept);
+  for (let tries = 0; await there(); tries += 1) {
+    if (tries > 800) throw new Error("it is kept for ever");
+    await new Promise((done) => setTimeout(done, 50));
+  }
+}, 120_000);

@@ -4,7 +4,7 @@ import { sleep } from "../core/clock.ts";
 import { GlassError } from "../core/errors.ts";
 import type { Watched } from "../recording/watch.ts";
 import { storeError } from "../store/database.ts";
-import { noteRead, permit } from "./recording-access.ts";
+import { CHECK_MS, noteRead, permit, whenGone } from "./recording-access.ts";
 import { lineView, screenView } from "./recording-views.ts";
 import { personOf, type Routes } from "./routes.ts";
 import type { Api } from "./services.ts";
@@ -14,8 +14,6 @@ const WATCHERS = 16;
 const WATCHERS_A_PERSON = 4;
 /** Without news, so that both sides notice a connection that is dead. */
 const BEAT_MS = 5_000;
-/** Whoever loses the right to watch sees no more than this of it. */
-const CHECK_MS = 3_000;
 /** A client that takes nothing for so long holds a place that somebody else may need. */
 const STALLED_MS = 60_000;
 const FAREWELL_MS = 1_000;
@@ -50,6 +48,8 @@ export function watchRoute(app: Routes, api: Api): void {
       const { person } = await personOf(api, request);
       const { session } = request.params;
       const about = await permit(api, session, person, "watch_session");
+      const gone = whenGone(reply);
+      gone.throwIfAborted(); // nobody would give the place back
       const ticket = tickets.take(person);
       const cut = new AbortController();
       const cutOff = Promise.withResolvers<never>();
@@ -79,7 +79,7 @@ export function watchRoute(app: Routes, api: Api): void {
         void items.return?.(undefined).catch(() => {});
       };
       // When all was sent, or the client is gone.
-      reply.raw.once("close", () => {
+      gone.addEventListener("abort", () => {
         leave();
         watchers.delete(stop);
         over.resolve();

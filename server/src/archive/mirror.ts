@@ -1,5 +1,5 @@
 import { openCheckpoint, parseVerifierKeys } from "@glasskey/verify";
-import { exportLog } from "../audit/export.ts";
+import { exportLog, exportRecording, intoFolder } from "../audit/export.ts";
 import type { LogReader } from "../audit/read.ts";
 import { sleep } from "../core/clock.ts";
 import { describe, GlassError } from "../core/errors.ts";
@@ -27,6 +27,8 @@ export interface MirrorOptions {
 export interface Mirror {
   /** Brings it up to date now, if no other process is at it. */
   mirrorNow(): Promise<void>;
+  /** Puts all chunks of a recording there again: some could not be read when their entries were copied. */
+  putRecording(session: string): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -129,6 +131,10 @@ export function startMirror(options: MirrorOptions): Mirror {
   const running = loop();
   return {
     mirrorNow: () => inTurn(true),
+    putRecording: (session) => {
+      const put = "folder" in to ? intoFolder(to.folder) : to.objects.replace.bind(to.objects);
+      return exportRecording({ store, readChunk: options.readChunk, put }, session);
+    },
     async stop() {
       stopping.abort();
       await Promise.race([running, sleep(pollMs)]);

@@ -34,7 +34,7 @@ export interface ExportOptions {
   readonly keepCheckpoint?: boolean | undefined;
 }
 
-/** `sha256` is the hex digest of the encrypted bytes, from the log. */
+/** `sha256` is the hex digest of the encrypted bytes, from the log. Bytes that are others are no chunk of this log. */
 export type ReadChunk = (sealed: { session: string; chunk: number; sha256: string }) => Promise<Uint8Array | undefined>;
 
 export interface ExportResult {
@@ -137,6 +137,37 @@ function notThisLog(folder: string, why: string): GlassError {
 }
 
 type Put = (path: string, bytes: Uint8Array) => Promise<void>;
+
+/**
+ * Puts every chunk of a recording into an export again: for those that were not there when their entries were exported.
+ * Later runs do not come back to them by themselves.
+ */
+export async function exportRecording(
+  { store, readChunk, put }: { store: Store; readChunk: ReadChunk; put: Put },
+  session: string,
+): Promise<void> {
+  const rows = await store
+    .selectFrom("chunks")
+    .select(["chunk", "sha256"])
+    .where("session", "=", session)
+    .orderBy("chunk")
+    .execute();
+  for (const { chunk, sha256 } of rows) {
+    const bytes = await readChunk({ session, chunk, sha256: sha256.toString("hex") });
+    if (bytes !== undefined) await put(chunkPath(session, chunk), bytes);
+  }
+}
+
+/** Into a folder; what is there as it should be is not written again. */
+export function intoFolder(folder: string): Put {
+  return async (path, bytes) => {
+    const file = join(folder, path);
+    const there = await readFile(file).catch(() => undefined);
+    if (there?.equals(bytes) === true) return;
+    await mkdir(dirname(file), { recursive: true });
+    await writeAtomically(file, bytes);
+  };
+}
 
 async function exportChunks(
   store: Store,

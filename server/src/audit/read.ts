@@ -13,7 +13,7 @@ import {
 import { sql } from "kysely";
 import { sleep } from "../core/clock.ts";
 import { GlassError } from "../core/errors.ts";
-import type { JsonObject } from "../core/json.ts";
+import type { JsonObject, JsonValue } from "../core/json.ts";
 import type { Store } from "../store/database.ts";
 import { integrity, nodesOf, type TileReader } from "./tree.ts";
 
@@ -30,7 +30,7 @@ export interface LogEntry {
   readonly leafHash: Buffer;
   /** The stored bytes: what the leaf hash is of. */
   readonly bytes: Buffer;
-  /** The same, decoded for reading. */
+  /** The same, decoded for reading; bytes that are no entry of ours as `entryBase64`, and nothing else. */
   readonly entry: JsonObject;
 }
 
@@ -86,7 +86,10 @@ export interface LogReader {
   progress(): Promise<LogProgress>;
   /** The newest checkpoint that satisfies the witness policy, with its cosignatures; undefined where there is none. */
   witnessed(): Promise<string | undefined>;
-  /** How many entries that covers; undefined where no witnesses are configured. */
+  /**
+   * How many entries that covers, 0 where the log here is not what the witnesses saw; undefined where no witnesses are
+   * configured.
+   */
   witnessedSize(): Promise<number | undefined>;
   /** How many entries the archive has under a dated checkpoint; undefined where no archive is configured. */
   archivedSize(): Promise<number | undefined>;
@@ -143,8 +146,24 @@ export function createLogReader(store: Store, options: LogReaderOptions = {}): L
     }
   }
 
+  /**
+   * The same, if the log here is what the witnesses saw. In a store that was rewritten an honest one may be left over: it
+   * is still served, because it is what finds the other history, and vouches for no entry of this one.
+   */
+  async function vouchedFor(): Promise<{ size: number; note: string } | undefined> {
+    const found = await newestWitnessed();
+    if (found === undefined) return undefined;
+    const own = await store
+      .selectFrom("log_checkpoints")
+      .select("root")
+      .where("size", "=", found.size)
+      .executeTakeFirst();
+    const seen = parseCheckpointText(parseNote(found.note).text).root;
+    return own !== undefined && Buffer.compare(own.root, seen) === 0 ? found : undefined;
+  }
+
   async function witnessedSize(): Promise<number | undefined> {
-    return options.witnessed === undefined ? undefined : ((await newestWitnessed())?.size ?? 0);
+    return options.witnessed === undefined ? undefined : ((await vouchedFor())?.size ?? 0);
   }
 
   /** When the first checkpoint of more than `size` entries was signed. */
@@ -243,7 +262,7 @@ export function createLogReader(store: Store, options: LogReaderOptions = {}): L
         index: row.idx,
         leafHash: row.leaf_hash,
         bytes: row.entry,
-        entry: JSON.parse(row.entry.toString("utf8")) as JsonObject, // our own encodeEvent wrote it
+        entry: decodeEntry(row.entry),
       }));
     },
     async prove(index) {
@@ -254,7 +273,7 @@ export function createLogReader(store: Store, options: LogReaderOptions = {}): L
           next: `It has ${head?.size ?? 0}, counted from 0.`,
         });
       }
-      const cosigned = await newestWitnessed();
+      const cosigned = await vouchedFor();
       const witnessed = cosigned !== undefined && index < cosigned.size && cosigned.size <= head.size;
       const { size, note } = witnessed ? cosigned : head;
       const hashes = await inclusionProof(index, size, nodesOf(readStoredTile(store)));
@@ -288,6 +307,38 @@ export function createLogReader(store: Store, options: LogReaderOptions = {}): L
     },
   };
 }
+
+const MAX_DEPTH = 64; // `encodeEvent` stops at a quarter of it; thousands deep is parsed, and cannot be written again
+
+/**
+ * Total: whoever may write to the queue can put bytes into the log that `encodeEvent` never made. They are there for ever,
+ * and must not hide what stands beside them from whoever reads.
+ */
+function decodeEntry(bytes: Buffer): JsonObject {
+  try {
+    const value = JSON.parse(bytes.toString("utf8")) as JsonValue;
+    if (typeof value === "object" && value !== null && !Array.isArray(value) && depthOf(bytes) <= MAX_DEPTH)
+      return value as JsonObject;
+  } catch {
+    // as what is JSON, and not an object
+  }
+  return { entryBase64: bytes.toString("base64") };
+}
+
+/** How deeply well-formed JSON is nested. */
+function depthOf(json: Buffer): number {
+  let [depth, deepest, inString] = [0, 0, false];
+  for (let i = 0; i < json.length; i += 1) {
+    const byte = json[i];
+    if (inString && byte === BACKSLASH) i += 1;
+    else if (byte === QUOTE) inString = !inString;
+    else if (!inString && (byte === BRACKET || byte === BRACE)) deepest = Math.max(deepest, (depth += 1));
+    else if (!inString && (byte === BRACKET_END || byte === BRACE_END)) depth -= 1;
+  }
+  return deepest;
+}
+
+const [QUOTE, BACKSLASH, BRACKET, BRACE, BRACKET_END, BRACE_END] = [0x22, 0x5c, 0x5b, 0x7b, 0x5d, 0x7d];
 
 /** When the event happened; undefined for bytes that are no entry of ours. */
 function timeOf(entry: Buffer): Date | undefined {

@@ -97,6 +97,7 @@ export async function startSequencer(options: SequencerOptions): Promise<Sequenc
   const keys = keySource(options);
   const stopping = new AbortController();
   let leading = false;
+  let justAsked = true; // the third place, at the start
 
   const first = await connect(options.address);
   try {
@@ -130,7 +131,6 @@ export async function startSequencer(options: SequencerOptions): Promise<Sequenc
     });
   }
 
-  let justAsked = true;
   /** Waits for the lock and works while there is a connection. Returns when asked to stop. */
   async function lead(): Promise<void> {
     // Whoever lost a connection, even one that only waited, or waited at all, may lead over another store by then.

@@ -53,6 +53,9 @@ test.each([
   ["no key at all", `{ need: 1, of: [{ key: abc, url: "${https}" }] }`, /is not a verifier key/],
   ["plain HTTP to elsewhere", `{ need: 1, of: [{ key: ${ONE}, url: "http://w.example" }] }`, /must be an https/],
   ["a password in the address", `{ need: 1, of: [{ key: ${ONE}, url: "https://a:b@w.example" }] }`, /must be an https/],
+  ["a query", `{ need: 1, of: [{ key: ${ONE}, url: "https://w.example/?" }] }`, /must be an https/],
+  ["a fragment", `{ need: 1, of: [{ key: ${ONE}, url: "https://w.example/#" }] }`, /must be an https/],
+  ["a space", `{ need: 1, of: [{ key: ${ONE}, url: "https://w.example/ " }] }`, /must be an https/],
   ["a file", `{ need: 1, of: [{ key: ${ONE}, url: "file:///etc/passwd" }] }`, /must be an https/],
   [
     "one witness twice",

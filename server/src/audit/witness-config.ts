@@ -22,8 +22,9 @@ const MAX_WITNESSES = 16; // each is asked about every checkpoint, and each line
 const url = z.string().transform((text, context): string => {
   const parsed = URL.canParse(text) ? new URL(text) : undefined;
   const local = parsed?.protocol === "http:" && /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/.test(parsed.hostname);
-  const plain = parsed !== undefined && parsed.username === "" && parsed.password === "" && parsed.search === "";
-  if ((parsed?.protocol === "https:" || local) && plain && parsed.hash === "") return text.replace(/\/+$/, "");
+  // By the text: an empty query or fragment, and a space, are not in what is parsed, and a path is put behind them.
+  const plain = parsed !== undefined && parsed.username === "" && parsed.password === "" && !/[?#\s]/.test(text);
+  if ((parsed?.protocol === "https:" || local) && plain) return text.replace(/\/+$/, "");
   context.addIssue({ code: "custom", message: "must be an https:// URL, or http:// on this machine" });
   return z.NEVER;
 });

@@ -323,6 +323,38 @@ test("a witness that says it knows more than was ever signed here, or another hi
   expect(await readerOf(b, forked).witnessedSize()).toBe(0);
 });
 
+test("one key of a witness that cosigns does not end the alarm about its other key", async () => {
+  const a = await log();
+  await a.sequence();
+  await a.append({});
+  const suspicious = await stranger((request, response) => {
+    request.resume();
+    response.writeHead(409, { "content-type": "text/x.tlog.size" }).end("4000\n");
+  });
+  const next = newCosigner("stranger.example/w");
+  let cosigned = 0;
+  const sound = await stranger((request, response) => {
+    let body = "";
+    request.on("data", (chunk: Buffer) => (body += chunk.toString()));
+    request.on("end", () => {
+      const afterAlarm = async (): Promise<void> => {
+        await expect.poll(() => witnesses.raised.length, PATIENCE).toBeGreaterThan(0);
+        const note = body.slice(body.indexOf("\n\n") + 2);
+        response.end(signatureLine(next, Buffer.from(parseNote(note).text)));
+        cosigned += 1;
+      };
+      void afterAlarm();
+    });
+  }, next.vkey);
+  const witnesses = ask(a, 1, [suspicious, sound]);
+  const reader = readerOf(a, witnesses);
+  await reader.settled(20_000);
+  witnesses.start();
+  await expect.poll(() => reader.witnessedSize(), PATIENCE).toBe(1);
+  expect(cosigned).toBeGreaterThan(0);
+  expect(witnesses.alarms.get("witness stranger.example/w")).toMatch(/it knows 4000 entries/);
+});
+
 test("a witness that lost its memory is told of, and cosigns from the beginning again", async () => {
   const a = await log();
   await a.sequence();
@@ -374,6 +406,34 @@ test("insider who writes a witnessed checkpoint into the store is believed by no
     "truncate witnessed_checkpoints",
   ])
     await expect(a.query(sql), sql).rejects.toMatchObject({ code: "42501" });
+});
+
+test("insider who rewrites the store below an honest witnessed checkpoint: no entry is called witnessed, and the proof holds", async () => {
+  const [a, forged] = [await log(), await log()];
+  const real = await witness(a, "real.example/w");
+  for (const [of, count] of [
+    [a, 3],
+    [forged, 4],
+  ] as const) {
+    const sequencer = await of.sequence();
+    for (let n = 0; n < count; n += 1) {
+      await of.append({ data: { n: n + count } });
+      await createLogReader(of.store).settled(20_000);
+    }
+    await sequencer.stop();
+  }
+  const witnesses = ask(a, 1, [real]);
+  await witnesses.stop(); // one round
+  const reader = readerOf(a, witnesses);
+  expect(await reader.witnessedSize()).toBe(3);
+  await copyStore(forged, a); // with every checkpoint, signed by the log's own key
+  expect(await reader.witnessedSize()).toBe(0);
+  expect((await reader.progress()).witnessed).toBe(0);
+  const { proof, entry, witnessed } = await reader.prove(1);
+  expect(witnessed).toBe(false);
+  expect(verifyProof({ proof, entry, vkey: a.signer.vkey }).index).toBe(1);
+  // What the witness saw is still given to auditors: it is what finds the other history.
+  expect(parseCheckpointText(parseNote((await reader.witnessed()) ?? "").text).size).toBe(3);
 });
 
 test("of two processes one asks at a time, and when it is gone the other takes over", async () => {

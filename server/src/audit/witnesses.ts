@@ -63,8 +63,8 @@ interface Peer {
   busy: boolean;
   failures: number;
   restUntilMs: number;
-  /** Whether an alarm from earlier may be open. */
-  suspected: boolean;
+  /** Whether it says that it saw another log; undefined before its first word, when an alarm from earlier may be open. */
+  accuses: boolean | undefined;
 }
 
 type Checkpoint = { readonly size: number; readonly note: string };
@@ -82,7 +82,7 @@ export function createWitnesses(options: WitnessesOptions): Witnesses {
   const stopping = new AbortController();
   const peers = config.of.map((witness): Peer => {
     const client = createWitnessClient({ keys: keysOf(witness), url: witness.url, ca: caOf(witness), now });
-    return { client, size: undefined, busy: false, failures: 0, restUntilMs: 0, suspected: true };
+    return { client, size: undefined, busy: false, failures: 0, restUntilMs: 0, accuses: undefined };
   });
   let work: Promise<void> = Promise.resolve();
   let mayBeRaised = true;
@@ -141,15 +141,20 @@ export function createWitnesses(options: WitnessesOptions): Witnesses {
   async function settle(peer: Peer, head: Checkpoint, answer: WitnessAnswer): Promise<Cosignature | undefined> {
     const { name } = peer.client;
     const suspect = async (text: string): Promise<void> => {
-      peer.suspected = true;
+      peer.accuses = true;
       await alarms.raise(`witness ${name}`, `the witness ${name} saw another log than this one: ${text}`);
     };
     switch (answer.kind) {
       case "cosigned":
         if (peer.failures > 0) warn(`witness ${name} cosigns now`);
         Object.assign(peer, { size: head.size, failures: 0, restUntilMs: 0 });
-        if (peer.suspected) await alarms.clear(`witness ${name}`);
-        peer.suspected = false;
+        // Old and new key of one witness are two peers with one alarm.
+        if (
+          peer.accuses !== false &&
+          !peers.some((other) => other !== peer && other.client.name === name && other.accuses)
+        )
+          await alarms.clear(`witness ${name}`);
+        peer.accuses = false;
         return answer.cosignature;
       case "size": {
         const published = (await newest())?.size ?? 0; // read now: another process may have published, and asked

@@ -70,6 +70,8 @@ export interface SessionJournal {
   /** The journal's own id, and the last frame that was in it when it was opened: where its sealing goes on. */
   readonly id: string;
   readonly openedSequence: number;
+  /** The files with frames at that moment, oldest first; the last one is the opening's own. Undefined for a journal without files. */
+  readonly spans?: PlaneReady["journal"]["spans"];
   /** @throws GlassError if nothing can be recorded now. */
   recorder(session: string): Recorder;
   /** Why no session may begin now; undefined while all is well, and again once a full disk has room. */
@@ -155,7 +157,11 @@ export interface PlaneOptions {
 /** What the data plane says when it listens. */
 export interface PlaneReady {
   ports: readonly ListenerOptions[];
-  journal: { id: string; openedSequence: number };
+  journal: {
+    id: string;
+    openedSequence: number;
+    spans?: readonly { readonly id: string; readonly first: number; readonly last: number }[] | undefined;
+  };
 }
 
 /** What the data plane asks of the control plane. */

@@ -139,7 +139,7 @@ export async function startPlane(port: MessagePort, options: PlaneOptions, parts
       "ready",
       {
         ports: listeners.map((listener) => listener.at),
-        journal: { id: opened.id, openedSequence: opened.openedSequence },
+        journal: { id: opened.id, openedSequence: opened.openedSequence, spans: opened.spans },
       },
       { must: true },
     );

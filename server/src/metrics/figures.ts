@@ -36,6 +36,10 @@ export interface FigureParts {
   readonly store: Store;
   /** Names of the sinks in glasskey.yaml: what an old row says of one that is gone interests nobody. */
   readonly sinks: readonly string[];
+  /** Of a sink that each process has for itself, only this process's counts: that of a machine that is gone never catches up. */
+  readonly node: string;
+  /** The archive that this process writes; what an old row says of another interests nobody. */
+  readonly archive: () => string | undefined;
   readonly witnessed: boolean;
   /** How long the store may take over all of it. */
   readonly timeoutMs?: number;
@@ -44,13 +48,23 @@ export interface FigureParts {
 const TIMEOUT_MS = 3_000; // Prometheus gives a scrape ten seconds
 const STATEMENT_MS = 1_000;
 
-/** Never rejects, and never takes longer than the timeout. */
-export async function readFigures(parts: FigureParts): Promise<Figures> {
-  const read = ask(parts).catch((): Figures => ({ up: false }));
-  return Promise.race([read, sleep(parts.timeoutMs ?? TIMEOUT_MS).then((): Figures => ({ up: false }))]);
+/**
+ * A reader that never rejects, and never takes longer than the timeout. A store that hangs is asked one question, however
+ * often figures are wanted: they must not take every connection from those who wait for it to come back.
+ */
+export function createFigures(parts: FigureParts): () => Promise<Figures> {
+  let asking: Promise<Figures> | undefined;
+  const none = (): Figures => ({ up: false });
+  return () => {
+    asking ??= ask(parts)
+      .catch(none)
+      .finally(() => (asking = undefined));
+    return Promise.race([asking, sleep(parts.timeoutMs ?? TIMEOUT_MS).then(none)]);
+  };
 }
 
-async function ask({ store, sinks, witnessed }: FigureParts): Promise<Figures> {
+async function ask({ store, sinks, node, archive, witnessed }: FigureParts): Promise<Figures> {
+  const place = archive();
   await sql`select 1`.execute(store);
   /** One part in a transaction of its own, so that its limit and its failure are its own. */
   const part = async <T>(query: (tx: Tx) => Promise<T>): Promise<T | undefined> => {
@@ -78,8 +92,8 @@ async function ask({ store, sinks, witnessed }: FigureParts): Promise<Figures> {
     reviews: await part(async (tx) => (await REVIEWS.execute(tx)).rows[0]),
     log: await part(async (tx) => (await LOG.execute(tx)).rows[0]),
     witnessed: witnessed ? await part(async (tx) => (await WITNESSED.execute(tx)).rows[0]) : undefined,
-    archives: await part(async (tx) => (await ARCHIVES.execute(tx)).rows),
-    sinks: sinks.length === 0 ? [] : await part(async (tx) => (await sinkLags(sinks).execute(tx)).rows),
+    archives: place === undefined ? [] : await part(async (tx) => (await archiveLag(place).execute(tx)).rows),
+    sinks: sinks.length === 0 ? [] : await part(async (tx) => (await sinkLags(sinks, node).execute(tx)).rows),
   };
 }
 
@@ -134,18 +148,21 @@ const WITNESSED = sql<{ lagEntries: number; lagSeconds: number }>`
     coalesce((select extract(epoch from clock_timestamp() - signed_at) from log_checkpoints
       where size > (select size from seen) order by size limit 1), 0)::float8 as "lagSeconds"`;
 
-const ARCHIVES = sql<Lag>`
+function archiveLag(place: string): ReturnType<typeof sql<Lag>> {
+  return sql<Lag>`
   with signed as (select coalesce(max(size), 0) as size from log_checkpoints)
   select a.place as name, greatest(0, s.size - a.size)::float8 as entries,
     coalesce((select extract(epoch from clock_timestamp() - c.signed_at) from log_checkpoints c
       where c.size > a.size order by c.size limit 1), 0)::float8 as seconds
-  from archives a cross join signed s order by a.place limit 20`;
+  from archives a cross join signed s where a.place = ${place}`;
+}
 
-/** A sink that each process has for itself counts as its slowest. */
-function sinkLags(names: readonly string[]): ReturnType<typeof sql<Lag & { parked: number }>> {
+function sinkLags(names: readonly string[], node: string): ReturnType<typeof sql<Lag & { parked: number }>> {
   return sql<Lag & { parked: number }>`
     with signed as (select coalesce(max(size), 0) as size from log_checkpoints),
-      slowest as (select name, min(next_index) as next from sinks where name = any(${names}) group by name)
+      slowest as (
+        select name, min(next_index) as next from sinks
+        where name = any(${names}) and node in ('', ${node}) group by name)
     select k.name, greatest(0, s.size - k.next)::float8 as entries,
       coalesce((select greatest(0, extract(epoch from clock_timestamp()
         - (convert_from(e.entry, 'utf8')::json ->> 'at')::timestamptz))

@@ -6,12 +6,14 @@ import type { Store } from "../store/database.ts";
 export interface Probe {
   readonly ok: boolean;
   readonly reasons: readonly string[];
+  /** What is weaker than it could be and stops nothing, such as `store_owner`; left out where there is none. */
+  readonly notes?: readonly string[];
 }
 
 export interface Health {
   /** Whether this process works at all. A store that is down does not count: its sessions go on, and must not be killed for it. */
   live(): Probe;
-  /** Whether a grant can be opened and used here now. Asks the store, at most once a second. */
+  /** Whether a grant can be opened and used here now. Asks the store, at most once a second, whether it can be written. */
   ready(): Promise<Probe>;
 }
 
@@ -24,6 +26,8 @@ export interface HealthParts {
   /** Whether a policy is in force. */
   readonly hasPolicy: () => boolean;
   readonly stopping: () => boolean;
+  /** What `ready` says beside, whatever else it says. */
+  readonly notes?: readonly string[];
 }
 
 const STORE_MS = 2_000;
@@ -31,7 +35,12 @@ const CACHED_MS = 1_000;
 
 /** The probes of one process. Neither ever rejects. */
 export function createHealth(parts: HealthParts): Health {
-  const storeAnswers = atMostOnceIn(CACHED_MS, () => answers(parts.store));
+  // A store that hangs is asked once, not once a second: it would be full of questions when it is back.
+  let asking: Promise<boolean> | undefined;
+  const storeAnswers = atMostOnceIn(CACHED_MS, () => {
+    asking ??= isWritable(parts.store).finally(() => (asking = undefined));
+    return Promise.race([asking, sleep(STORE_MS).then(() => false)]);
+  });
   return {
     live: () => probe(parts.gatewayLives() ? [] : ["gateway"]),
     async ready() {
@@ -42,27 +51,31 @@ export function createHealth(parts: HealthParts): Health {
         ...(parts.hasPolicy() ? [] : ["policy"]),
         ...parts.shut().map(toCode),
       ];
-      return probe([...new Set(reasons)]);
+      return { ...probe([...new Set(reasons)]), ...(parts.notes?.length ? { notes: parts.notes } : {}) };
     },
   };
 }
 
-/** Whether the store answers at all, within two seconds. */
-export async function answers(store: Store): Promise<boolean> {
-  const ping = sql`select 1`.execute(store).then(
-    () => true,
+/** A standby, or a store that was made read-only, answers, and opens nothing. Never rejects. */
+async function isWritable(store: Store): Promise<boolean> {
+  const query = sql<{ readonly: string }>`select current_setting('transaction_read_only') as readonly`;
+  return query.execute(store).then(
+    ({ rows }) => rows[0]?.readonly === "off",
     () => false,
   );
-  return Promise.race([ping, sleep(STORE_MS).then(() => false)]);
 }
 
 /** Shares one answer among all who ask within `ms`; whoever asks while it is looked for waits for the same one. */
 export function atMostOnceIn<T>(ms: number, ask: () => Promise<T>): () => Promise<T> {
-  let asked: { at: number; answer: Promise<T> } | undefined;
+  let asked: { at: number; answer: Promise<T>; done: boolean } | undefined;
   return () => {
     const now = performance.now();
-    if (asked === undefined || now - asked.at >= ms) asked = { at: now, answer: ask() };
-    return asked.answer;
+    if (asked !== undefined && (!asked.done || now - asked.at < ms)) return asked.answer;
+    const next = { at: now, answer: ask(), done: false };
+    const finish = (): void => void (next.done = true);
+    next.answer.then(finish, finish);
+    asked = next;
+    return next.answer;
   };
 }
 

@@ -3,6 +3,7 @@ import { type AddressInfo } from "node:net";
 import { afterEach, expect, test } from "vitest";
 import { GlassError } from "../core/errors.ts";
 import { openStore, type Store } from "../store/database.ts";
+import { createFigures } from "./figures.ts";
 import { createHealth, type HealthParts } from "./health.ts";
 import { createMetrics, type MetricsParts } from "./metrics.ts";
 import { startMetricsServer } from "./server.ts";
@@ -44,7 +45,8 @@ function healthOf(store: Store, parts: Partial<HealthParts> = {}) {
 function metricsOf(store: Store, parts: Partial<MetricsParts> = {}) {
   const nothing = { sessions: 3, unsealedFrames: 0, unsealedBytes: undefined, diskFreeBytes: 1 };
   return createMetrics({
-    ...{ store, sinks: [], witnessed: false, version: "1", health: healthOf(store) },
+    ...{ store, sinks: [], node: "", archive: () => undefined, witnessed: false },
+    ...{ version: "1", health: healthOf(store) },
     ...{ local: () => Promise.resolve(nothing), ...parts },
   });
 }
@@ -64,6 +66,24 @@ test("a store that is down does not break the metrics: they say so, and tell not
 test("a store that takes connections and never answers does not hold the metrics up for ever", async () => {
   const text = await metricsOf(storeAt(await listen()), { timeoutMs: 300 }).text();
   expect(value(text, "glasskey_store_up")).toBe("0");
+}, 30_000);
+
+test("a store that hangs is asked one question at a time, however often and for however long it is asked for", async () => {
+  let connections = 0;
+  const store = storeAt(await listen(() => (connections += 1)));
+  const figures = createFigures({
+    store,
+    sinks: [],
+    node: "",
+    archive: () => undefined,
+    witnessed: false,
+    timeoutMs: 20,
+  });
+  for (let i = 0; i < 20; i += 1) expect(await figures()).toEqual({ up: false });
+  await expect.poll(() => connections).toBe(1);
+  const health = healthOf(store);
+  for (let i = 0; i < 3; i += 1) expect((await health.ready()).reasons).toEqual(["store"]);
+  expect(connections).toBe(2);
 }, 30_000);
 
 test("however many ask at once, it is collected once", async () => {
@@ -117,6 +137,7 @@ test("a process is ready when nothing is in the way, and says in words what is; 
   const health = healthOf(store, { shut: () => ["log of another process", "room"], hasPolicy: () => false });
   expect(await health.ready()).toEqual({ ok: false, reasons: ["store", "policy", "log_of_another_process", "room"] });
   expect(health.live()).toEqual({ ok: true, reasons: [] });
+  expect(await healthOf(store, { notes: ["store_owner"] }).ready()).toMatchObject({ notes: ["store_owner"] });
   const dead = healthOf(store, { gatewayLives: () => false, stopping: () => true });
   expect((await dead.ready()).reasons).toEqual(["stopping", "gateway", "store"]);
   expect(dead.live()).toEqual({ ok: false, reasons: ["gateway"] });

@@ -1,6 +1,6 @@
 import { Counter, collectDefaultMetrics, Gauge, Registry } from "prom-client";
 import { describe, GlassError } from "../core/errors.ts";
-import { readFigures, type FigureParts, type Figures } from "./figures.ts";
+import { createFigures, type FigureParts, type Figures } from "./figures.ts";
 import { atMostOnceIn, type Health } from "./health.ts";
 
 /**
@@ -101,8 +101,9 @@ export function createMetrics(parts: MetricsParts): Metrics {
     for (const state of known) into.set({ state }, counts.find((one) => one.state === state)?.count ?? 0);
   };
 
+  const readFigures = createFigures(parts);
   const collect = async (): Promise<string> => {
-    const [figures, local, isReady] = await Promise.all([readFigures(parts), parts.local(), parts.health.ready()]);
+    const [figures, local, isReady] = await Promise.all([readFigures(), parts.local(), parts.health.ready()]);
     live.set(parts.health.live().ok ? 1 : 0);
     ready.set(isReady.ok ? 1 : 0);
     up.set(figures.up ? 1 : 0);

@@ -7,7 +7,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
 import { openStore } from "../store/database.ts";
-import { readFigures } from "./figures.ts";
+import { createFigures } from "./figures.ts";
+import { createHealth } from "./health.ts";
 import { playbook, startTestSystem, type Client, type TestSystem } from "../../testing/system.ts";
 
 /* The metrics of a whole Glasskey, and the examples that are made for them, judged by Prometheus's own programs. */
@@ -82,33 +83,58 @@ test("a sink that is behind shows its lag in entries and in seconds, and an arch
   await system.storeQuery("insert into sink_parked (sink, idx, error) values ('siem', 0, 'too long')");
   const store = openStore({ ...superuser(), host: "127.0.0.1" });
   try {
-    const figures = await readFigures({ store, sinks: ["siem", "copy"], witnessed: true });
+    const own = { store, sinks: ["siem", "copy"], witnessed: true, node: "nd_2", archive: () => "s3://bucket/log" };
+    const figures = await createFigures(own)();
     const lag = { entries: expect.any(Number) as number, seconds: expect.any(Number) as number };
     expect(figures.sinks).toEqual([
       { name: "copy", ...lag, parked: 0 },
       { name: "siem", ...lag, parked: 1 },
     ]);
     const [copy, siem] = figures.sinks ?? [];
-    expect(copy?.entries).toBe(siem?.entries); // as its slowest
+    expect(copy?.entries).toBe(siem?.entries);
+    // A machine that is gone writes its copy no more: that is no lag of one that works.
+    const other = await createFigures({ ...own, node: "nd_1" })();
+    expect(other.sinks?.[0]?.entries).toBe((copy?.entries ?? 0) - 1);
     expect(siem?.entries).toBeGreaterThan(3);
     expect(siem?.seconds).toBeGreaterThan(0);
     expect(figures.witnessed?.lagEntries).toBeGreaterThan(3);
     expect(figures.witnessed?.lagSeconds).toBeGreaterThan(0);
+    expect(figures.archives).toEqual([]);
+    await system.storeQuery(
+      "insert into archives (place, size, next_index) values ('s3://bucket/log', 0, 0), ('/old', 0, 0)",
+    );
+    const { archives } = await createFigures(own)();
+    expect(archives).toEqual([{ name: "s3://bucket/log", ...lag }]);
+    expect(archives?.[0]?.entries).toBeGreaterThan(3);
+    expect(archives?.[0]?.seconds).toBeGreaterThan(0);
+    // Nothing is archived here any more, and an old row must not wake anybody for ever.
+    expect(await scrape()).not.toContain("glasskey_archive_lag_entries{");
   } finally {
     await store.destroy();
-    await system.storeQuery("delete from sink_parked");
-    await system.storeQuery("delete from sinks");
+    for (const table of ["sink_parked", "sinks", "archives"]) await system.storeQuery(`delete from ${table}`);
   }
+});
+
+test("a store that answers and cannot be written, such as a standby, makes a process not ready", async () => {
+  const { database } = superuser();
+  const ready = async (): Promise<readonly string[]> => {
+    const store = openStore({ ...superuser(), host: "127.0.0.1" });
+    const well = { gatewayLives: () => true, shut: () => [], hasPolicy: () => true, stopping: () => false };
+    const { reasons } = await createHealth({ store, ...well }).ready();
+    await store.destroy();
+    return reasons;
+  };
+  expect(await ready()).toEqual([]);
   await system.storeQuery(
-    "insert into archives (place, size, next_index) values ('s3://bucket/log', 0, 0) on conflict do nothing",
+    `alter role ${superuser().user} in database ${database} set default_transaction_read_only = on`,
   );
-  await expect
-    .poll(async () => value(await scrape(), 'glasskey_archive_lag_entries{place="s3://bucket/log"}'), {
-      timeout: 20_000,
-    })
-    .toBeGreaterThan(3);
-  expect(value(await scrape(), 'glasskey_archive_lag_seconds{place="s3://bucket/log"}')).toBeGreaterThan(0);
-  await system.storeQuery("delete from archives");
+  try {
+    expect(await ready()).toEqual(["store"]);
+  } finally {
+    await system.storeQuery(
+      `begin read write; alter role ${superuser().user} in database ${database} reset default_transaction_read_only; commit`,
+    );
+  }
 });
 
 test("probes on the API ask nobody who he is, and tell a word for what is wrong", async () => {

@@ -66,9 +66,9 @@ async function answer(
   }
 }
 
-function tell(response: ServerResponse, { ok, reasons }: Probe): void {
+function tell(response: ServerResponse, { ok, reasons, notes }: Probe): void {
   response.writeHead(ok ? 200 : 503, { "content-type": "application/json", ...(ok ? {} : { "retry-after": "5" }) });
-  response.end(JSON.stringify({ ok, reasons }));
+  response.end(JSON.stringify({ ok, reasons, notes }));
 }
 
 function stop(server: Server): Promise<void> {

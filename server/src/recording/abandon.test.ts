@@ -1,12 +1,18 @@
-import { spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { readdir, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { CreateBucketCommand, ListObjectsV2Command } from "@aws-sdk/client-s3";
 import type { StandingView } from "@glasskey/contract";
 import { verifyFolder } from "@glasskey/verify";
 import { afterAll, beforeAll, expect, inject, test } from "vitest";
 import { startTestSystem, type TestSystem } from "../../testing/system.ts";
+import { abandonLostJournal } from "../main.ts";
+import { KEY_ID, motoMissing, s3ConfigFor, startMoto } from "../objects/testing/moto.ts";
+import { testFolder } from "./testing/journal.ts";
 
 let system: TestSystem;
 beforeAll(async () => {
@@ -95,3 +101,91 @@ test("a journal that is lost for good is given up by name: its recordings end, t
   expect(await verifyFolder({ folder: logDir, vkey })).toMatchObject({ ok: true });
   expect(existsSync(join(system.config.dataDir, "journal"))).toBe(true);
 });
+
+const isRoot = process.getuid?.() === 0;
+test.skipIf(!isRoot)(
+  "a journal whose second folder is a disk of its own, which cannot be renamed, is put aside on that disk",
+  async (context) => {
+    const disk = await mkdtemp(join(tmpdir(), "glasskey-disk-"));
+    const mount = spawnSync("mount", ["-t", "tmpfs", "-o", "size=300m", "none", disk]);
+    if (mount.status !== 0) {
+      await rm(disk, { recursive: true });
+      return context.skip();
+    }
+    let second: TestSystem | undefined;
+    try {
+      second = await startTestSystem(inject("pg18"), {}, { recordings: { mirror: disk, keepMs: undefined } });
+      const ann = await second.as("ann");
+      const { grant } = await ann.break("repair");
+      const client = await ann.connect(grant);
+      await client.query("select 1");
+      await client.end();
+      await second.stop();
+      const node = (await readFile(join(second.config.dataDir, "node"), "utf8")).trim();
+      const { kept } = await abandonLostJournal(second.config, node);
+      expect(kept).toEqual([
+        expect.stringContaining("journal.lost-"),
+        expect.stringMatching(new RegExp(`^${disk}/lost-`)),
+      ]);
+      expect((await readdir(kept[1] ?? "")).some((name) => name.endsWith(".gkj"))).toBe(true);
+      expect(await readdir(disk)).toEqual([expect.stringMatching(/^lost-/)]);
+      await second.start();
+      const again = await second.as("ann");
+      expect(await again.call<StandingView>("GET", "/v1/health")).toMatchObject({ opening: true, shut: [] });
+      const more = await again.connect(grant);
+      await more.query("select 2");
+      await more.end();
+    } finally {
+      await second?.dispose();
+      spawnSync("umount", [disk]);
+      await rm(disk, { recursive: true, force: true });
+    }
+  },
+);
+
+const noS3 = motoMissing();
+if (noS3 !== undefined) console.warn(`a lost journal with recordings in S3 is not tested: ${noS3}`);
+test.skipIf(noS3 !== undefined)(
+  "where recordings are in S3, the end of a recording whose journal was given up is there, too",
+  async () => {
+    await using place = await testFolder();
+    const moto = await startMoto();
+    let third: TestSystem | undefined;
+    try {
+      const Bucket = `gk-${randomBytes(6).toString("hex")}`;
+      await moto.admin.send(new CreateBucketCommand({ Bucket }));
+      const key = join(place.path, "key");
+      await writeFile(key, KEY_ID);
+      const credentials = { accessKey: `\${file:${key}}`, secretKey: `\${file:${key}}` };
+      const store = s3ConfigFor(moto.url, Bucket, { credentials });
+      third = await startTestSystem(
+        inject("pg18"),
+        {},
+        { recordings: { mirror: undefined, keepMs: undefined, store } },
+      );
+      const ann = await third.as("ann");
+      const { grant } = await ann.break("repair");
+      const client = await ann.connect(grant);
+      await client.query("select 'in S3'");
+      await client.end();
+      await ann.end(grant);
+      await third.stop();
+      const node = (await readFile(join(third.config.dataDir, "node"), "utf8")).trim();
+      // As it is when the process died before the end was sealed.
+      const [row] = await third.storeQuery<{ id: string; sealed_chunks: number }>(
+        "update sessions set recording_complete = false returning id, sealed_chunks",
+      );
+      expect((await abandonLostJournal(third.config, node)).sessions).toEqual([row?.id]);
+      expect(existsSync(join(third.config.dataDir, "chunks"))).toBe(false);
+      const { Contents } = await moto.admin.send(new ListObjectsV2Command({ Bucket }));
+      expect(Contents?.filter(({ Key }) => Key?.includes(row?.id ?? "-"))).toHaveLength((row?.sealed_chunks ?? 0) + 1);
+      await third.start();
+      const sam = await third.as("sam");
+      const found = await sam.call("POST", "/v1/recordings/search", { text: "the rest of the recording was lost" });
+      expect(found).toMatchObject({ problems: [], sessions: 1 });
+    } finally {
+      await third?.dispose();
+      await moto.stop();
+    }
+  },
+);

@@ -1,3 +1,5 @@
+import { mkdir, readdir, rename } from "node:fs/promises";
+import { join } from "node:path";
 import { sql } from "kysely";
 import { GlassError } from "../core/errors.ts";
 import { RECORD } from "../targets/target.ts";
@@ -8,7 +10,11 @@ import { sealedEvent } from "./sealer-waiting.ts";
 import { commitChunk, type Progress, readProgress, unfinishedSessions } from "./sealer-progress.ts";
 import { makeSessionKey } from "./session-keys.ts";
 
-export type AbandonOptions = Pick<SealerOptions, "name" | "store" | "keyring" | "chunks" | "append"> & { now: Date };
+export type AbandonOptions = Pick<SealerOptions, "name" | "store" | "keyring" | "chunks" | "append"> & {
+  now: Date;
+  /** Called once nothing speaks against it, before anything is given up: a crash later leaves no folder that looks like new. */
+  putAside?: (() => Promise<void>) | undefined;
+};
 
 /**
  * For an operator whose journal folder is lost for good: ends every recording that was not sealed to its end with a record
@@ -26,6 +32,7 @@ export async function abandonJournal({
   chunks,
   append,
   now,
+  putAside,
 }: AbandonOptions): Promise<readonly string[]> {
   const row = await store.selectFrom("journals").select("journal").where("name", "=", name).executeTakeFirst();
   if (row === undefined) {
@@ -35,6 +42,7 @@ export async function abandonJournal({
     });
   }
   await refuseAlive(store, name);
+  await putAside?.();
   const unfinished = new Map([
     ...(await unfinishedSessions(store, row.journal)),
     ...(await unsealedSessions(store, name)),
@@ -66,6 +74,30 @@ export async function abandonJournal({
   });
   return [...unfinished.keys()];
 }
+
+/**
+ * Moves what is left of a journal folder out of the way, beside it; where the folder is a disk of its own, which cannot be
+ * renamed, into a folder on it. @returns where it is now.
+ */
+export async function setAside(folder: string, now: Date): Promise<string> {
+  const stamp = now.toISOString().replaceAll(/[:.]/g, "");
+  const beside = `${folder}.lost-${stamp}`;
+  try {
+    await rename(folder, beside);
+    return beside;
+  } catch (error) {
+    if (!(error instanceof Error && "code" in error && IMMOVABLE.has(String(error.code)))) throw error;
+  }
+  const inside = join(folder, `lost-${stamp}`);
+  await mkdir(inside, { mode: 0o700 });
+  for (const entry of await readdir(folder, { withFileTypes: true })) {
+    if (!entry.isDirectory()) await rename(join(folder, entry.name), join(inside, entry.name));
+  }
+  return inside;
+}
+
+/** A mount point; or a folder whose parent is not ours. */
+const IMMOVABLE: ReadonlySet<string> = new Set(["EBUSY", "EXDEV", "EACCES", "EPERM", "EROFS"]);
 
 const ALIVE_MS = 30_000; // twice as long as after which others take a silent process for dead
 

@@ -85,7 +85,9 @@ export async function* followRecords(options: FollowOptions): AsyncGenerator<Fol
 
 /** Until there is a next record, or it is time to look at the chunks. */
 async function wait(queue: Queue, seq: number, { live, signal, pollMs = POLL_MS }: FollowOptions): Promise<void> {
-  const missing = (queue.first(seq) ?? seq + 1) !== seq + 1; // it will be in the next chunk
+  const first = queue.first(seq);
+  if (first === seq + 1) return; // it came while the caller was busy with what was given before
+  const missing = first !== undefined; // it will be in the next chunk
   const woken = new AbortController();
   queue.onPut(missing ? undefined : () => woken.abort());
   const either = AbortSignal.any([signal, woken.signal]);

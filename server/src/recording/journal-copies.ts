@@ -5,6 +5,7 @@ import { describe, GlassError } from "../core/errors.ts";
 import { type JournalFiles, type Lock, lockFolder } from "./journal-files.ts";
 import { type LostCopy, mirroredFiles, NOTE, noteText, readNote } from "./journal-mirror.ts";
 import { highestSequence, journalFileNumber, openReader } from "./reader.ts";
+import { JOURNAL_SESSION } from "./record.ts";
 import { UNFINISHED } from "./recovery.ts";
 
 /** The journal's folder or folders, claimed for this process and equal. */
@@ -32,6 +33,8 @@ interface Copy {
   readonly dir: string;
   /** Files with frames, oldest first, and where their last good frame ends. */
   readonly ends: ReadonlyMap<string, number>;
+  /** The sequence of that frame. */
+  readonly lasts: ReadonlyMap<string, number>;
   readonly journalId: string | undefined;
   /** Of the first and last good frame; 0 where there is none. */
   readonly first: number;
@@ -42,7 +45,13 @@ interface Copy {
 
 type Looked =
   | { readonly is: "whole"; readonly copy: Copy }
-  | { readonly is: "damaged"; readonly dir: string; readonly error: GlassError; readonly highest: number }
+  | {
+      readonly is: "damaged";
+      readonly dir: string;
+      readonly error: GlassError;
+      readonly highest: number;
+      readonly claims: boolean;
+    }
   | { readonly is: "unusable"; readonly dir: string; readonly why: string };
 
 const COPY_BYTES = 1 << 20;
@@ -98,7 +107,7 @@ async function look(dir: string, { key, files }: FoldersOptions, locks: Lock[]):
       return { is: "whole", copy: { dir, claims, ...(await contents(dir, key)) } };
     } catch (error) {
       if (!(error instanceof GlassError && error.code === "integrity")) throw error;
-      return { is: "damaged", dir, error, highest: await highestSequence(dir) };
+      return { is: "damaged", dir, error, highest: await highestSequence(dir), claims };
     }
   } catch (error) {
     if (error instanceof GlassError && error.code === "conflict") throw error;
@@ -106,17 +115,19 @@ async function look(dir: string, { key, files }: FoldersOptions, locks: Lock[]):
   }
 }
 
-async function contents(dir: string, key: Uint8Array): Promise<Pick<Copy, "ends" | "journalId" | "first" | "last">> {
+async function contents(dir: string, key: Uint8Array): Promise<Omit<Copy, "dir" | "claims">> {
   const reader = openReader(dir, key);
   try {
     const ends = new Map<string, number>();
+    const lasts = new Map<string, number>();
     let first = 0;
     for (let frame = await reader.next(); frame !== undefined; frame = await reader.next()) {
       if (first === 0) first = frame.sequence;
       ends.set(frame.file, frame.offset + frame.bytes);
+      lasts.set(frame.file, frame.sequence);
     }
     await reader.tail();
-    return { ends, journalId: reader.journalId?.toString("hex"), first, last: reader.sequence };
+    return { ends, lasts, journalId: reader.journalId?.toString("hex"), first, last: reader.sequence };
   } finally {
     await reader.close();
   }
@@ -129,7 +140,7 @@ function dirOf(one: Looked): string {
 type Agreed = Omit<JournalFolders, "release">;
 
 async function agree(a: Looked, b: Looked, options: FoldersOptions & { mirror: string }): Promise<Agreed> {
-  const { best, other } = await choose(a, b);
+  const { best, other } = await choose(a, b, options.key);
   let kept = best.dir;
   let lost: LostCopy | undefined;
   let rebuilt: string | undefined;
@@ -167,13 +178,19 @@ async function agree(a: Looked, b: Looked, options: FoldersOptions & { mirror: s
 }
 
 /** Which copy is right. Changes nothing. */
-async function choose(a: Looked, b: Looked): Promise<{ best: Copy; other: Looked }> {
+async function choose(a: Looked, b: Looked, key: Uint8Array): Promise<{ best: Copy; other: Looked }> {
   if (a.is === "whole" && b.is === "whole") {
     const [longer, shorter] = b.copy.last > a.copy.last ? [b, a] : [a, b];
     if (await continues(longer.copy, shorter.copy)) return { best: longer.copy, other: shorter };
-    // Only where one side went on alone, and says so, is the other's last frame one that nobody was told of.
-    if (longer.copy.claims && !shorter.copy.claims && longer.copy.journalId === shorter.copy.journalId)
-      return { best: longer.copy, other: shorter };
+    // One went on alone, and says so: what the other has instead may be no more than a write that nobody was told of.
+    for (const [one, other] of longer.copy.journalId === shorter.copy.journalId
+      ? ([
+          [longer, shorter],
+          [shorter, longer],
+        ] as const)
+      : []) {
+      if (one.copy.claims && !(await wentOn(other.copy, one.copy, key))) return { best: one.copy, other };
+    }
     throw new GlassError(
       "integrity",
       `the two copies of the journal, ${a.copy.dir} and ${b.copy.dir}, differ in what each says is recorded`,
@@ -192,7 +209,8 @@ async function choose(a: Looked, b: Looked): Promise<{ best: Copy; other: Looked
       next: "Check the disks and who may write there.",
     });
   }
-  if (other.is === "damaged" && other.highest > whole.copy.last) throw other.error; // the whole one is older
+  // The whole one is older; or the damaged one went on without it, and what it had is not known.
+  if (other.is === "damaged" && (other.highest > whole.copy.last || other.claims)) throw other.error;
   return { best: whole.copy, other };
 }
 
@@ -203,9 +221,8 @@ async function continues(longer: Copy, shorter: Copy): Promise<boolean> {
   if (shorter.last < longer.first) return true;
   for (const [name, end] of shorter.ends) {
     const there = longer.ends.get(name);
-    const older = longer.ends.keys().next().value ?? "";
     if (there === undefined) {
-      if (name < older) continue;
+      if (removedFrom(longer, shorter, name)) continue;
       return false;
     }
     const bytes = Math.min(end, there);
@@ -213,6 +230,56 @@ async function continues(longer: Copy, shorter: Copy): Promise<boolean> {
     if ((await digest(join(longer.dir, name), bytes)) !== (await digest(join(shorter.dir, name), bytes))) return false;
   }
   return true;
+}
+
+/** Whether all that `copy` has in this file comes before what `other` begins with: that was sealed, and its file removed. */
+function removedFrom(other: Copy, copy: Copy, name: string): boolean {
+  return !other.ends.has(name) && (copy.lasts.get(name) ?? 0) < other.first;
+}
+
+/**
+ * Whether a session's record was written in `copy`, and told to be, after it parted from `other`: a later frame says that
+ * it was on the disk. What else is there was told to nobody; and openings of the journal tell of nothing that was sent.
+ */
+async function wentOn(copy: Copy, other: Copy, key: Uint8Array): Promise<boolean> {
+  const reader = openReader(copy.dir, key);
+  let compared = { file: "", parted: 0 };
+  let parted: number | undefined;
+  try {
+    for (let frame = await reader.next(); frame !== undefined; frame = await reader.next()) {
+      if (frame.file !== compared.file)
+        compared = { file: frame.file, parted: await partedAt(copy, other, frame.file) };
+      const own = frame.offset + frame.bytes > compared.parted;
+      if (own && frame.records.some(({ session }) => session !== JOURNAL_SESSION)) parted ??= frame.sequence;
+      if (parted !== undefined && frame.synced >= parted) return true;
+    }
+    return false;
+  } finally {
+    await reader.close();
+  }
+}
+
+/** Where the good frames of a file begin to differ in two copies; 0 where the other should have it and does not. */
+async function partedAt(one: Copy, two: Copy, name: string): Promise<number> {
+  if (removedFrom(two, one, name)) return Infinity;
+  const both = Math.min(one.ends.get(name) ?? 0, two.ends.get(name) ?? 0);
+  if (both === 0) return 0;
+  const files = [await open(join(one.dir, name), "r"), await open(join(two.dir, name), "r")] as const;
+  try {
+    const [here, there] = [Buffer.alloc(COPY_BYTES), Buffer.alloc(COPY_BYTES)];
+    for (let at = 0; at < both; at += COPY_BYTES) {
+      const bytes = Math.min(COPY_BYTES, both - at);
+      await files[0].read(here, 0, bytes, at);
+      await files[1].read(there, 0, bytes, at);
+      if (here.compare(there, 0, bytes, 0, bytes) === 0) continue;
+      let i = 0;
+      while (here[i] === there[i]) i++;
+      return at + i;
+    }
+    return both;
+  } finally {
+    for (const file of files) await file.close();
+  }
 }
 
 /**

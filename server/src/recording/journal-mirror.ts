@@ -1,5 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { sha256 } from "../core/bytes.ts";
 import { describe } from "../core/errors.ts";
 import type { JournalFiles } from "./journal-files.ts";
 
@@ -33,14 +34,15 @@ export const NOTE = "mirror";
 
 /** As long as no session's deadline needs to wait; a disk that takes longer is broken, or will be. */
 const SLOW_MS = 5_000;
+/** The last disk that is left has so many times as long, before all sessions are cut. */
+const LAST_DISK = 6;
 
 /** Whether the folder `by` says that it goes on without `dir`. Trusts the note. @throws whatever keeps it from being read. */
 export async function isGivenUp(dir: string, by: string): Promise<boolean> {
-  const note = await readNote(by);
-  return note !== undefined && note.without === dir;
+  return (await readNote(by))?.without === nameOf(dir);
 }
 
-/** The note in a folder; undefined where there is none, or where it says nothing. */
+/** The note in a folder; undefined where there is none, or where it says nothing. `without`: what {@link noteText} calls a folder. */
 export async function readNote(dir: string): Promise<{ without: string; why: string } | undefined> {
   let text: string;
   try {
@@ -50,13 +52,19 @@ export async function readNote(dir: string): Promise<{ without: string; why: str
     throw error;
   }
   const [first, why = ""] = text.trimEnd().split("\n");
-  const without = /^without (.+)$/.exec(first ?? "")?.[1];
-  return without === undefined ? undefined : { without: decodeURI(without), why };
+  const without = /^without ([0-9a-f]{32})$/.exec(first ?? "")?.[1];
+  return without === undefined ? undefined : { without, why };
 }
 
-/** What {@link readNote} reads. Characters that latin1 has not are escaped. */
+/** Of one length, whatever the folder is called: a note has one sector. */
+function nameOf(dir: string): string {
+  return sha256(Buffer.from(dir)).toString("hex", 0, 16);
+}
+
+/** What {@link readNote} reads; the second line is for people. */
 export function noteText(lost: LostCopy | undefined): string {
-  return lost === undefined ? "both" : `without ${encodeURI(lost.dir)}\n${lost.why.replaceAll(/[^ -~]/g, "?")}`;
+  if (lost === undefined) return "both";
+  return `without ${nameOf(lost.dir)}\n${`${lost.why}: ${lost.dir}`.replaceAll(/[^ -~]/g, "?")}`;
 }
 
 type Index = 0 | 1;
@@ -98,11 +106,15 @@ export function mirroredFiles(options: MirrorOptions): MirroredFiles {
 
   /**
    * Runs `start` on each disk. `done` has the value of a disk that is still relied upon. A value that came too late to
-   * count goes to `late`.
+   * count goes to `late`. A disk whose operation has steps says at each that it is `alive`.
    */
-  const both = <T>(start: (index: Index, done: Done<T>) => void, done: Done<T>, late?: (value: T) => void): void => {
+  const both = <T>(
+    start: (index: Index, done: Done<T>, alive: () => void) => void,
+    done: Done<T>,
+    late?: (value: T) => void,
+  ): void => {
     const sides = healthy();
-    if (sides.length === 1) return start(sides[0] as Index, done);
+    if (sides.length === 1) return start(sides[0] as Index, done, () => {});
     const outcomes = new Map<Index, Error | null>();
     const values = new Map<Index, T | undefined>();
     let over = false;
@@ -124,23 +136,32 @@ export function mirroredFiles(options: MirrorOptions): MirroredFiles {
       if (outcomes.has(index)) return;
       outcomes.set(index, error);
       values.set(index, value);
-      if (outcomes.size === 2) return finish();
-      if (error === null)
-        timer = setTimeout(() => {
-          settle(index === 0 ? 1 : 0, new Error(`no answer within ${slowMs} ms of the other disk's`));
-        }, slowMs);
+      if (outcomes.size === 2) finish();
+      else waitFor(index === 0 ? 1 : 0, error === null ? slowMs : slowMs * LAST_DISK);
+    };
+    const waitFor = (index: Index, ms: number): void => {
+      clearTimeout(timer);
+      timer = setTimeout(() => settle(index, new Error(`no answer within ${ms} ms of the other disk's`)), ms);
     };
     /** Another operation found the disk broken: this one need not wait for it. */
     const other = (index: Index): void => settle(index, new Error("the disk was given up"));
     onLoss.add(other);
-    for (const index of sides) start(index, (error, value) => settle(index, error, value));
+    for (const index of sides) {
+      const alive = (): void => {
+        if (timer !== undefined && !over && !outcomes.has(index)) waitFor(index, slowMs);
+      };
+      start(index, (error, value) => settle(index, error, value), alive);
+    }
   };
 
-  const inBoth = <T>(act: (dir: string, index: Index) => Promise<T>, late?: (value: T) => void): Promise<T> =>
+  const inBoth = <T>(
+    act: (dir: string, index: Index, alive: () => void) => Promise<T>,
+    late?: (value: T) => void,
+  ): Promise<T> =>
     new Promise((resolve, reject) => {
       both<T>(
-        (index, settle) => {
-          act(dirs[index], index).then(
+        (index, settle, alive) => {
+          act(dirs[index], index, alive).then(
             (value) => settle(null, value),
             (error: unknown) => settle(error instanceof Error ? error : new Error(describe(error))),
           );
@@ -166,7 +187,14 @@ export function mirroredFiles(options: MirrorOptions): MirroredFiles {
       });
       return [...found].map(([name, bytes]) => ({ name, bytes }));
     },
-    prepare: (_, name, head, bytes, slice) => inBoth((dir) => files.prepare(dir, name, head, bytes, slice)),
+    prepare: (_, name, head, bytes, slice) =>
+      inBoth((dir, _index, alive) => {
+        const step = (): Promise<number> => {
+          alive(); // a great file takes a slow disk a while: it must get on, not be done
+          return slice();
+        };
+        return files.prepare(dir, name, head, bytes, step);
+      }),
     rename: (_, from, to) => inBoth((dir) => files.rename(dir, from, to)),
     remove: (_, name) => inBoth((dir) => files.remove(dir, name)),
     syncFolder: () => inBoth((dir) => files.syncFolder(dir)),

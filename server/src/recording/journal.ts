@@ -9,7 +9,7 @@ import { type JournalFiles, nodeFiles, SYNC_AFTER_WRITE } from "./journal-files.
 import { journalFileName } from "./reader.ts";
 import { microsecondClock } from "./microseconds.ts";
 import { JOURNAL_OPENED, JOURNAL_SESSION, MAX_PAYLOAD_BYTES, sessionBytes } from "./record.ts";
-import { type Recovered, recoverJournal, UNFINISHED } from "./recovery.ts";
+import { type JournalSpan, type Recovered, recoverJournal, UNFINISHED } from "./recovery.ts";
 
 export interface JournalOptions {
   /** The journal's folder, this process's own. */
@@ -61,6 +61,8 @@ export interface Journal {
   readonly id: string;
   /** Frame in which this opening was written down. All that any earlier process wrote comes before it. */
   readonly openedSequence: number;
+  /** The files with frames as they were then, oldest first; the last one is this opening's own. */
+  readonly spans: readonly JournalSpan[];
   /** What was cut off when it was opened. */
   readonly torn: Recovered["torn"];
   /** A recorder for a session that begins now. @throws GlassError `recording_unavailable` if {@link Journal.unavailable} says so. */
@@ -123,6 +125,8 @@ export async function openJournal(options: JournalOptions): Promise<Journal> {
 
   const folders: JournalFolders = await openFolders({
     ...{ dir, mirror: options.mirror, key, files: options.files ?? nodeFiles, slowMs: options.slowDiskMs },
+  }).catch((error: unknown) => {
+    throw startError(dir, error);
   });
   const files = folders.files;
   let recovered: Recovered;
@@ -130,7 +134,7 @@ export async function openJournal(options: JournalOptions): Promise<Journal> {
     recovered = await recoverJournal(folders.dir, key, files);
   } catch (error) {
     folders.release();
-    throw error;
+    throw startError(dir, error);
   }
   const journalId = recovered.journalId ?? randomBytes(16);
 
@@ -464,6 +468,7 @@ export async function openJournal(options: JournalOptions): Promise<Journal> {
   const journal: Journal = {
     id: journalId.toString("hex"),
     openedSequence,
+    spans: [...recovered.spans, { id: current.key.fileId.toString("hex"), first: openedSequence, last: openedSequence }],
     torn: recovered.torn,
     rebuilt: folders.rebuilt,
     unavailable,
@@ -547,6 +552,14 @@ function grown(buffer: Buffer, used: number, needed: number): Buffer {
   const greater = Buffer.allocUnsafe(Math.max(needed, buffer.length * 2));
   buffer.copy(greater, 0, 0, used);
   return greater;
+}
+
+function startError(dir: string, cause: unknown): GlassError {
+  if (cause instanceof GlassError) return cause;
+  return new GlassError("recording_unavailable", `the journal in ${dir} cannot be opened: ${describe(cause)}`, {
+    next: "Check the disk, and who may write there. What was acknowledged is safe.",
+    cause,
+  });
 }
 
 function noSpace(dir: string, cause: unknown): GlassError {

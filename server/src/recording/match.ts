@@ -15,18 +15,24 @@ const AROUND = 100;
  */
 export function matcher(pattern: Pattern): (text: string) => string | undefined {
   checkPattern(pattern);
-  if (pattern.regex) {
-    const expression = new RegExp(pattern.text, "iu");
-    return (text) => {
+  // Words too: text in lower case has its characters at other places than the text itself.
+  const expression = new RegExp(pattern.regex ? pattern.text : RegExp.escape(pattern.text), "iu");
+  return (text) => {
+    try {
       const found = expression.exec(text);
       return found === null ? undefined : around(text, found.index, found[0].length);
-    };
-  }
-  const wanted = pattern.text.toLowerCase();
-  return (text) => {
-    const at = text.toLowerCase().indexOf(wanted);
-    return at === -1 ? undefined : around(text, at, wanted.length);
+    } catch (cause) {
+      throw tooSlow(cause); // it is compiled when it is first used, and may be too large for that
+    }
   };
+}
+
+/** Said of an expression that cannot be matched within its limits. */
+export function tooSlow(cause?: unknown): GlassError {
+  return new GlassError("usage", "this expression takes too long", {
+    next: "Use a simpler one, without nested repetition, or search for plain words.",
+    cause,
+  });
 }
 
 /** @throws GlassError `usage`, as {@link matcher}. */

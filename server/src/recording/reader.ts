@@ -38,6 +38,10 @@ export interface JournalFrame {
   /** Its length in the file. */
   readonly bytes: number;
   readonly sequence: number;
+  /** The last frame that was known to be on the disk when this one was written. */
+  readonly synced: number;
+  /** Of the file's header, as hexadecimal text: no two files have the same, whatever they are called. */
+  readonly fileId: string;
   readonly records: readonly StoredRecord[];
 }
 
@@ -157,7 +161,9 @@ export function openReader(primary: string, key: Uint8Array, mirror?: string): J
       );
     }
     const records = named(file.name, offset, () => decodeRecords(frame.plain));
-    const found = { file: file.name, offset, bytes: frame.bytes, sequence: frame.sequence, records };
+    const { bytes, synced } = frame;
+    const fileId = file.header.fileId.toString("hex");
+    const found = { file: file.name, offset, bytes, sequence: frame.sequence, synced, fileId, records };
     sequence = frame.sequence;
     offset += frame.bytes;
     [lastFile, lastEnd] = [file.name, offset];

@@ -1,11 +1,21 @@
 import { journalFileNumber, openReader } from "./reader.ts";
 import type { JournalFiles } from "./journal-files.ts";
 
+/** The frames of one file. */
+export interface JournalSpan {
+  /** The file's id, as hexadecimal text: what a later file is called is no proof that it is the same. */
+  readonly id: string;
+  readonly first: number;
+  readonly last: number;
+}
+
 export interface Recovered {
   /** Undefined for an empty folder. */
   readonly journalId: Buffer | undefined;
   /** Of the last good frame; 0 if there is none. */
   readonly sequence: number;
+  /** Files with frames, oldest first. */
+  readonly spans: readonly JournalSpan[];
   /** The number of the next file. */
   readonly nextNumber: number;
   /** An unfinished write at the very end that was cut off; nobody was told that any of it was recorded. */
@@ -23,7 +33,12 @@ export const UNFINISHED = ".preparing";
 export async function recoverJournal(dir: string, key: Uint8Array, files: JournalFiles): Promise<Recovered> {
   const reader = openReader(dir, key);
   try {
-    while ((await reader.next()) !== undefined);
+    const spans: { id: string; first: number; last: number }[] = [];
+    for (let frame = await reader.next(); frame !== undefined; frame = await reader.next()) {
+      const [id, at, last] = [frame.fileId, frame.sequence, spans.at(-1)];
+      if (last?.id === id) last.last = at;
+      else spans.push({ id, first: at, last: at });
+    }
     const tail = await reader.tail();
     const found = await files.list(dir);
     const numbers = found.flatMap(({ name }) => journalFileNumber(name) ?? []);
@@ -39,6 +54,7 @@ export async function recoverJournal(dir: string, key: Uint8Array, files: Journa
     return {
       journalId: reader.journalId,
       sequence: reader.sequence,
+      spans,
       nextNumber: Math.max(0, ...numbers) + 1,
       torn: tail?.torn === true ? { file: tail.file, offset: tail.offset } : undefined,
     };

@@ -1,8 +1,8 @@
+import { GlassError } from "../core/errors.ts";
 import { type ExportFormat, exportAs } from "./export.ts";
-import { chunkName, MAX_CHUNK_BYTES } from "./chunk.ts";
 import { type Played, play } from "./play.ts";
 import type { StoredRecord } from "./record.ts";
-import { readSealed, type Sealed } from "./sealed.ts";
+import { readChunkFile, readSealed, type Sealed } from "./sealed.ts";
 import type { Sealer } from "./sealer.ts";
 import { searchRecordings, type SearchedSession, type SearchPage, type SearchQuery } from "./search.ts";
 import { type Watched, watchSession } from "./watch.ts";
@@ -20,7 +20,10 @@ export interface Recordings {
   watch(session: string, signal: AbortSignal): AsyncIterable<Watched>;
   /** @param may whether the asker may read that session's recording. */
   search(query: SearchQuery, may: (session: SearchedSession) => boolean, signal: AbortSignal): Promise<SearchPage>;
-  /** A sealed chunk as it is stored; undefined where there is none. */
+  /**
+   * A sealed chunk as it was sealed; undefined where none of that number was.
+   * @throws GlassError `integrity` where its file is missing or was changed.
+   */
   chunk(session: string, chunk: number): Promise<Uint8Array | undefined>;
 }
 
@@ -38,11 +41,19 @@ export function createRecordings(options: RecordingsOptions): Recordings {
       () => undefined,
       (error: unknown) => ({ error }),
     );
-    for await (const record of readSealed(options, session)) {
-      signal.throwIfAborted();
-      yield record;
+    const records = readSealed(options, session);
+    try {
+      for (;;) {
+        const { value, done } = await records.next();
+        signal.throwIfAborted();
+        if (done !== true) yield value;
+        // Of what is complete nothing is left in any journal, whatever keeps this process from sealing.
+        else if (sealing === undefined || value.complete) return;
+        else throw sealing.error;
+      }
+    } finally {
+      await records.return({ complete: false, records: 0 });
     }
-    if (sealing !== undefined) throw sealing.error;
   };
   return {
     export: (session, format, signal) => exportAs(format, session, whole(session, signal)),
@@ -56,7 +67,13 @@ export function createRecordings(options: RecordingsOptions): Recordings {
         .where("session", "=", session)
         .where("chunk", "=", chunk)
         .executeTakeFirst();
-      return row === undefined ? undefined : chunks.get(chunkName(session, chunk, row.sha256), MAX_CHUNK_BYTES);
+      if (row === undefined) return undefined;
+      try {
+        return await readChunkFile(chunks, session, { chunk, sha256: row.sha256 });
+      } catch (error) {
+        if (error instanceof GlassError && error.code === "integrity") options.onDamage?.(session, error);
+        throw error;
+      }
     },
   };
 }

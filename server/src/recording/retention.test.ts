@@ -4,9 +4,19 @@ import { sql } from "kysely";
 import pg from "pg";
 import { afterEach, beforeEach, expect, inject, test } from "vitest";
 import { append } from "../audit/append.ts";
+import { systemClock } from "../core/clock.ts";
 import { startCluster } from "../store/cluster.ts";
+import { damageAlarm } from "./damage.ts";
 import { clientConfig } from "../store/database.ts";
-import { eraseExpired, eraseRecording, listHolds, placeHold, releaseHold, scrubKeys } from "./retention.ts";
+import {
+  deadRowsLeft,
+  eraseExpired,
+  eraseRecording,
+  listHolds,
+  placeHold,
+  releaseHold,
+  scrubKeys,
+} from "./retention.ts";
 import { makeSessionKey, readSessionKey } from "./session-keys.ts";
 import { testFolder } from "./testing/journal.ts";
 import { testStore } from "./testing/store.ts";
@@ -56,6 +66,23 @@ test("a recording is erased when its time is over, not a moment before, and the 
   expect(await eraseExpired(deps, 400 * DAY_MS)).toEqual([]);
 });
 
+test("a clock that jumped ahead, the store's or the process's, erases nothing by itself", async () => {
+  const [old, young] = [await ended(2 * DAY_MS), await ended(0)];
+  const at = (ms: number) => ({ ...deps, clock: { ...systemClock, now: () => new Date(Date.now() + ms) } });
+  // The process's clock says next year; the store's does not.
+  expect(await eraseExpired(at(365 * DAY_MS), DAY_MS)).toEqual([old]);
+  // The store's clock is a year ahead of the process's: to it everything is old.
+  expect(await eraseExpired(at(-365 * DAY_MS), DAY_MS)).toEqual([]);
+  expect(await keyOf(young)).toBe("there");
+});
+
+test("what VACUUM says of rows that it could not remove is understood in other languages, too", () => {
+  expect(deadRowsLeft("0 dead row versions cannot be removed yet.\nCPU: user: 0.00 s")).toBe(0);
+  expect(deadRowsLeft("12 tote Zeilenversionen können noch nicht entfernt werden.\nCPU: Benutzer: 0,00 s")).toBe(12);
+  expect(deadRowsLeft("3 versions de lignes mortes ne peuvent pas encore être supprimées.\n")).toBe(3);
+  expect(deadRowsLeft(undefined)).toBeUndefined();
+});
+
 test("an entry that cannot be written keeps the key", async () => {
   const old = await ended(2 * DAY_MS);
   const failing = { ...deps, append: () => Promise.reject(new Error("the store is full")) };
@@ -103,6 +130,15 @@ test("a held recording outlives its time until every hold is lifted; a hold on a
   expect((await events()).map(({ type, session }) => `${type} ${session === one ? "one" : ""}`)).toEqual(
     expect.arrayContaining(["recording.held one", "recording.released one", "recording.held "]),
   );
+});
+
+test("retention leaves a recording alone that does not verify, whatever its age: it may be evidence", async () => {
+  const [damaged, other] = [await ended(9 * DAY_MS), await ended(9 * DAY_MS)];
+  const alarm = { id: "al_1", key: damageAlarm(damaged), text: "a chunk is gone" };
+  await base.store.insertInto("alarms").values(alarm).execute();
+  expect(await eraseExpired(deps, DAY_MS)).toEqual([other]);
+  await base.store.updateTable("alarms").set({ cleared_at: new Date() }).execute();
+  expect(await eraseExpired(deps, DAY_MS)).toEqual([damaged]);
 });
 
 test("a person's erasure is refused while held, to whoever lifted the hold, and a second time", async () => {
@@ -239,7 +275,11 @@ for (const [name, find] of [
     for (let i = 0; i < 60; i += 1) {
       const session = await made.session();
       await makeSessionKey(made.store, made.keyring, session);
-      const row = await made.store.selectFrom("session_keys").select("wrapped").where("session", "=", session).execute();
+      const row = await made.store
+        .selectFrom("session_keys")
+        .select("wrapped")
+        .where("session", "=", session)
+        .execute();
       secrets.push(row[0]?.wrapped ?? Buffer.alloc(0));
     }
     const remembered = async (): Promise<number> => {

@@ -2,14 +2,18 @@ import { type RawBuilder, sql } from "kysely";
 import pg from "pg";
 import type { LogEvent } from "../audit/append.ts";
 import { sha256 } from "../core/bytes.ts";
+import { type Clock, systemClock } from "../core/clock.ts";
 import { GlassError } from "../core/errors.ts";
 import { newId } from "../core/ids.ts";
 import { clientConfig, type Store, type StoreAddress, type Tx } from "../store/database.ts";
+import { DAMAGED } from "./damage.ts";
 import { destroySessionKey, type Wrapping } from "./session-keys.ts";
 
 export interface RetentionOptions {
   readonly store: Store;
   readonly keyring: Wrapping;
+  /** Of this process: what is erased for its age is old by this clock and by the store's. */
+  readonly clock?: Clock | undefined;
   /** `append` of audit/append.ts. */
   readonly append: (trx: Tx, event: LogEvent) => Promise<void>;
 }
@@ -150,21 +154,23 @@ export async function eraseRecording(
 
 /**
  * One round of retention: destroys the keys of complete recordings whose session ended longer ago than their playbook
- * keeps them (`record: { keep }`, as the grant pinned it), or else than `keepMs`. Never of a held one. Any number of
- * processes may do this at once.
+ * keeps them (`record: { keep }`, as the grant pinned it), or else than `keepMs`. Never of a held one, nor of one that does
+ * not verify: it may be evidence. A clock that jumped ahead, here or in the store, erases nothing by itself: what is gone
+ * does not come back. Any number of processes may do this at once.
  * @param keepMs undefined: recordings whose playbook says nothing are kept for ever. @returns what was erased.
  */
 export async function eraseExpired(
-  { store, append }: Pick<RetentionOptions, "store" | "append">,
+  { store, append, clock = systemClock }: Pick<RetentionOptions, "store" | "append" | "clock">,
   keepMs: number | undefined,
 ): Promise<readonly string[]> {
-  const due = await expired(store, keepMs).limit(ERASED_A_ROUND).execute();
+  const now = clock.now();
+  const due = await expired(store, keepMs, now).limit(ERASED_A_ROUND).execute();
   const done: string[] = [];
   for (const { id, grant_id } of due) {
     const gone = await store.transaction().execute(async (tx) => {
       await lockGrant(tx, grant_id);
       // Held since it was listed, or erased by another process: the lock came in between.
-      const still = await expired(tx, keepMs).where("sessions.id", "=", id).executeTakeFirst();
+      const still = await expired(tx, keepMs, now).where("sessions.id", "=", id).executeTakeFirst();
       if (still === undefined || !(await destroySessionKey(tx, id))) return false;
       await tx.insertInto("erasures").values({ session: id, cause: "retention" }).execute();
       const data = { cause: "retention", keepMs: still.keep_ms };
@@ -183,7 +189,7 @@ export async function eraseExpired(
   return done;
 }
 
-function expired(db: Store | Tx, keepMs: number | undefined) {
+function expired(db: Store | Tx, keepMs: number | undefined, now: Date) {
   // What a playbook says is pinned with the grant; a row that somebody edited into something else counts as nothing said.
   const said = sql`playbook_versions.content #> '{playbook,record,keepMs}'`;
   const keep = sql<number>`coalesce(case when jsonb_typeof(${said}) = 'number' then (${said})::bigint end, ${keepMs ?? null}::bigint)`;
@@ -195,8 +201,11 @@ function expired(db: Store | Tx, keepMs: number | undefined) {
     .select(["sessions.id", "sessions.grant_id", keep.as("keep_ms")])
     .where("session_keys.wrapped", "is not", null)
     .where("sessions.recording_complete", "=", true)
-    .where(sql<boolean>`sessions.closed_at + ${keep} * interval '1 millisecond' <= clock_timestamp()`)
+    .where(
+      sql<boolean>`sessions.closed_at + ${keep} * interval '1 millisecond' <= least(clock_timestamp(), ${now}::timestamptz)`,
+    )
     .where(sql<boolean>`not ${HELD}`)
+    .where(sql<boolean>`not ${DAMAGED}`)
     .orderBy("sessions.closed_at");
 }
 
@@ -214,10 +223,7 @@ export async function scrubKeys(address: StoreAddress): Promise<boolean> {
     const { rows } = await client.query<{ session: string }>("select session from erasures where scrubbed_at is null");
     if (rows.length === 0) return true;
     let left: number | undefined;
-    client.on("notice", ({ detail }) => {
-      const found = /^(\d+) dead row versions/.exec(detail ?? "")?.[1];
-      if (found !== undefined) left = Number(found);
-    });
+    client.on("notice", ({ detail }) => (left = deadRowsLeft(detail) ?? left));
     await client.query(`set lock_timeout = ${LOCK_TIMEOUT_MS}`);
     await client.query("vacuum (full, verbose) session_keys");
     if (left !== 0) return false;
@@ -231,6 +237,15 @@ export async function scrubKeys(address: StoreAddress): Promise<boolean> {
   } finally {
     await client.end().catch(() => {});
   }
+}
+
+/**
+ * What VACUUM VERBOSE says in its details, in whatever language the store speaks: first how many dead rows could not be
+ * removed, then how long it took. @returns undefined for details of something else.
+ */
+export function deadRowsLeft(detail: string | undefined): number | undefined {
+  const found = /\d+/.exec(detail ?? "")?.[0];
+  return found === undefined ? undefined : Number(found);
 }
 
 async function grantOf(tx: Tx, session: string): Promise<string> {

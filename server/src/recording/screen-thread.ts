@@ -1,5 +1,7 @@
 import { Worker } from "node:worker_threads";
+import type { ErrorCode } from "@glasskey/contract/errors";
 import { GlassError } from "../core/errors.ts";
+import { tooSlow } from "./match.ts";
 import type { StoredRecord } from "./record.ts";
 import { undrawable } from "./screen.ts";
 import type { Drawn, Hit, Job, Line, Question } from "./screen-worker.ts";
@@ -41,9 +43,9 @@ export function startScreenThread<K extends Job["do"]>(
     failed ??= error;
     waiting?.reject(failed);
   };
-  worker.on("message", (message: { answer: Answers[K][] } | { error: string }) => {
+  worker.on("message", (message: { answer: Answers[K][] } | { code: ErrorCode; error: string }) => {
     if ("answer" in message) waiting?.resolve(message.answer);
-    else fail(new GlassError("integrity", message.error));
+    else fail(new GlassError(message.code, message.error));
   });
   worker.on("error", (cause) => fail(tooMuch(job, cause)));
   worker.on("exit", () => fail(tooMuch(job)));
@@ -82,8 +84,5 @@ export function startScreenThread<K extends Job["do"]>(
 
 function tooMuch(job: Job, cause?: unknown): GlassError {
   if (job.do !== "search" || !job.pattern.regex) return undrawable(cause);
-  return new GlassError("usage", "this expression takes too long", {
-    next: "Use a simpler one, without nested repetition, or search for plain words.",
-    cause,
-  });
+  return tooSlow(cause);
 }

@@ -1,4 +1,6 @@
 import { parentPort, workerData } from "node:worker_threads";
+import { GlassError } from "../core/errors.ts";
+import type { JsonValue } from "../core/json.ts";
 import { RECORD } from "../targets/target.ts";
 import { matcher, type Pattern } from "./match.ts";
 import { contentOf, type StoredRecord } from "./record.ts";
@@ -38,6 +40,8 @@ export interface Hit {
   readonly text: string;
 }
 
+/** A byte shows one line at most: fewer than a screen keeps. */
+const PART_BYTES = 16 << 10;
 /** Frames of a recording come at most 25 times a second of its own time. */
 const FRAME_US = 40_000;
 
@@ -47,7 +51,11 @@ const work = job.do === "draw" ? draw() : job.do === "lines" ? lines() : search(
 parentPort?.on("message", (question: Question) => {
   void work({ ...question, records: question.records.map(withBuffer) }).then(
     (answer) => parentPort?.postMessage({ answer }),
-    (error: unknown) => parentPort?.postMessage({ error: error instanceof Error ? error.message : String(error) }),
+    (error: unknown) =>
+      parentPort?.postMessage({
+        code: error instanceof GlassError ? error.code : "integrity",
+        error: error instanceof Error ? error.message : String(error),
+      }),
   );
 });
 
@@ -88,10 +96,10 @@ function lines(): (question: Question) => Promise<Line[]> {
     for (const record of records) {
       if (!TERMINAL.has(record.kind)) continue;
       times.put(record);
-      screen = await apply(screen, record, true);
-      told.push(
-        ...(screen?.shown() ?? []).map((shown) => ({ ...shown, timeUs: times.of(shown.stamp, record.timeUs) })),
-      );
+      for (const part of partsOf(record)) {
+        screen = await apply(screen, part, true);
+        for (const shown of screen.shown()) told.push({ ...shown, timeUs: times.of(shown.stamp, record.timeUs) });
+      }
     }
     if (last) {
       told.push(...(screen?.shown(true) ?? []).map((shown) => ({ ...shown, timeUs: times.of(shown.stamp, 0) })));
@@ -132,6 +140,13 @@ function search(pattern: Pattern): (question: Question) => Promise<Hit[]> {
 
 const TERMINAL: ReadonlySet<number> = new Set([RECORD.terminalOutput, RECORD.terminalResize]);
 
+/** Output is asked for its lines after each part: a screen keeps only so many, and one record may show more. */
+function* partsOf(record: StoredRecord): Generator<StoredRecord> {
+  if (record.kind !== RECORD.terminalOutput) return yield record;
+  for (let at = 0; at < record.payload.length; at += PART_BYTES)
+    yield { ...record, payload: record.payload.subarray(at, at + PART_BYTES) };
+}
+
 /** One record on the screen, which is made when the first one comes. */
 async function apply(screen: Screen | undefined, record: StoredRecord, shown: boolean): Promise<Screen> {
   if (record.kind === RECORD.terminalResize) {
@@ -160,13 +175,20 @@ function createTimes(): { put(record: StoredRecord): void; of(seq: number, other
 
 /** A statement is looked at when it begins, and its error when it is answered: that may be in another page. */
 function textsOf(line: ReplayLine): { where: Hit["where"]; text: string }[] {
-  if (line.what === "notice") return [{ where: "notice", text: JSON.stringify(line.content) }];
-  if (line.what !== "statement") return [{ where: "action", text: JSON.stringify(line.content) }];
+  if (line.what === "notice") return [{ where: "notice", text: wordsOf(line.content) }];
+  if (line.what !== "statement") return [{ where: "action", text: wordsOf(line.content) }];
   const { text, params, error, outcome } = line.statement;
   const begins = outcome === "running" || outcome === "refused";
   return [
     ...(begins ? [{ where: "statement" as const, text }] : []),
-    ...(begins && params !== undefined ? [{ where: "statement" as const, text: JSON.stringify(params) }] : []),
+    ...(begins && params !== undefined ? [{ where: "statement" as const, text: wordsOf(params) }] : []),
     ...(error === undefined ? [] : [{ where: "error" as const, text: `${error.sqlstate ?? ""} ${error.message}` }]),
   ];
+}
+
+/** What was said, as it was said: JSON would put backslashes into it. */
+function wordsOf(value: JsonValue): string {
+  if (typeof value === "string") return value;
+  if (value === null || typeof value !== "object") return String(value);
+  return Object.values(value).map(wordsOf).join(", ");
 }

@@ -145,6 +145,13 @@ test("lines are told as they stood on the screen, once, with the record that fir
   ]);
 });
 
+test("however many lines one record shows, the last one is told too", { timeout: 120_000 }, async () => {
+  await using thread = startScreenThread({ do: "lines" });
+  const told = await thread.feed([output(1, `${"x\r\n".repeat(50_000)}needle\r\n`)], { last: true });
+  expect(told).toHaveLength(50_001);
+  expect(told.at(-1)?.text).toBe("needle");
+});
+
 test("prompt marks of a shell (OSC 133) tell its commands", async () => {
   await using thread = startScreenThread({ do: "lines" });
   const told = await thread.feed(

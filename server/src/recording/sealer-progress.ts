@@ -2,6 +2,7 @@ import { sql } from "kysely";
 import { GlassError } from "../core/errors.ts";
 import type { Store, Tx } from "../store/database.ts";
 import type { SealedChunk } from "./chunk.ts";
+import type { JournalSpan } from "./recovery.ts";
 
 /** How far a session's recording is sealed, as the store has it. */
 export interface Progress {
@@ -18,6 +19,8 @@ export interface Progress {
 export interface OpenedJournal {
   readonly id: string;
   readonly sequence: number;
+  /** Its files with frames at that moment, the last one this opening's own; undefined where that is not known. */
+  readonly spans?: readonly JournalSpan[] | undefined;
 }
 
 export interface Committed {
@@ -29,13 +32,13 @@ export interface Committed {
 /**
  * Compares the journal with what the store says was sealed from it, then takes notice of this opening.
  * @returns the frame through which everything is sealed.
- * @throws GlassError `integrity` for a journal that is another, or shorter.
+ * @throws GlassError `integrity` for a journal that is another, or shorter, or an older copy that went on by itself.
  */
 export async function enterJournal(store: Store, name: string, opened: OpenedJournal): Promise<number> {
   return store.transaction().execute(async (trx) => {
     const row = await trx.selectFrom("journals").selectAll().where("name", "=", name).forUpdate().executeTakeFirst();
     if (row === undefined) {
-      await trx.insertInto("journals").values({ name, journal: opened.id, opened_sequence: opened.sequence }).execute();
+      await trx.insertInto("journals").values({ name, journal: opened.id, ...openingOf(opened) }).execute();
       return 0;
     }
     if (row.journal !== opened.id) {
@@ -60,22 +63,43 @@ export async function enterJournal(store: Store, name: string, opened: OpenedJou
       }
       const fresh = {
         journal: opened.id,
-        opened_sequence: opened.sequence,
+        ...openingOf(opened),
         sealed_sequence: 0,
+        sealed_file: null,
         complete_sequence: 0,
       };
       await trx.updateTable("journals").set(fresh).where("name", "=", name).execute();
       return 0;
     }
-    if (opened.sequence !== row.opened_sequence && opened.sequence <= row.sealed_sequence) {
-      throw new GlassError(
-        "integrity",
-        `the journal ends before frame ${opened.sequence}, and recordings were sealed from it up to frame ${row.sealed_sequence}: it was cut`,
-        { next: "Put the journal folder back as it was; keep the present one to find out what cut it." },
-      );
+    const opening = { sequence: row.opened_sequence, file: row.opened_file };
+    const noted = openingOf(opened);
+    const again = noted.opened_sequence === opening.sequence && (noted.opened_file ?? opening.file) === opening.file;
+    if (!again) {
+      const sealed = { sequence: row.sealed_sequence, file: row.sealed_file };
+      mustHold(opened, sealed, `recordings were sealed from it up to frame ${sealed.sequence}`);
+      mustHold(opened, opening, `it was opened with frame ${opening.sequence} before`);
     }
-    await trx.updateTable("journals").set({ opened_sequence: opened.sequence }).where("name", "=", name).execute();
+    await trx.updateTable("journals").set(noted).where("name", "=", name).execute();
     return row.complete_sequence;
+  });
+}
+
+function openingOf({ sequence, spans }: OpenedJournal): { opened_sequence: number; opened_file: string | null } {
+  return { opened_sequence: sequence, opened_file: spans?.at(-1)?.id ?? null };
+}
+
+/**
+ * A journal that lacks what the store knows of is an older copy of it. Each start makes it a frame longer; so it is the
+ * file with that frame that counts. Files before the first one were sealed, and removed.
+ */
+function mustHold(opened: OpenedJournal, mark: { sequence: number; file: string | null }, known: string): void {
+  const holder = opened.spans?.find(({ first, last }) => first <= mark.sequence && mark.sequence <= last);
+  const short = opened.sequence <= mark.sequence;
+  const another = holder !== undefined && mark.file !== null && holder.id !== mark.file;
+  if (!short && !another) return;
+  const what = another ? `has another frame ${mark.sequence}` : `ends before frame ${opened.sequence}`;
+  throw new GlassError("integrity", `the journal ${what}, and ${known}: it was cut, or is an older copy`, {
+    next: "Put the journal folder back as it was last, with a mirror the folder that was in use last; keep the present one to find out what happened.",
   });
 }
 
@@ -138,12 +162,13 @@ export async function commitJournal(
   trx: Store | Tx,
   name: string,
   journal: string,
-  marks: { sealed: number; complete: number },
+  marks: { sealed: number; file: string | undefined; complete: number },
 ): Promise<void> {
   const moved = await trx
     .updateTable("journals")
     .set({
       sealed_sequence: sql<number>`greatest(sealed_sequence, ${marks.sealed})`,
+      sealed_file: sql<string>`case when sealed_sequence < ${marks.sealed} then ${marks.file ?? null} else sealed_file end`,
       complete_sequence: sql<number>`greatest(complete_sequence, ${marks.complete})`,
     })
     .where("name", "=", name)

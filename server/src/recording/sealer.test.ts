@@ -1,10 +1,11 @@
-import { readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, expect, inject, test } from "vitest";
 import { append } from "../audit/append.ts";
 import { abandonJournal } from "./abandon.ts";
 import type { Clock } from "../core/clock.ts";
+import { GlassError } from "../core/errors.ts";
 import { newId } from "../core/ids.ts";
 import { RECORD, type Recorder } from "../targets/target.ts";
 import { type ChunkStore, folderChunkStore } from "./chunk-store.ts";
@@ -40,11 +41,12 @@ function placeIn(path: string): Place {
 
 function sealerOf(
   place: Place,
-  journal: Pick<Journal, "id" | "openedSequence">,
+  journal: Pick<Journal, "id" | "openedSequence" | "spans">,
   options: Partial<SealerOptions> = {},
 ): Promise<Sealer> {
   return openSealer({
-    ...{ dir: place.dir, key: KEY, name: place.name, opened: { id: journal.id, sequence: journal.openedSequence } },
+    ...{ dir: place.dir, key: KEY, name: place.name },
+    opened: { id: journal.id, sequence: journal.openedSequence, spans: journal.spans },
     ...{ store: base.store, keyring: base.keyring, chunks: place.chunks, append },
     onError: () => {},
     ...options,
@@ -403,6 +405,65 @@ test("lesson 3: a journal that was cut below what was sealed, or replaced, stops
   await (await sealerOf(place, other)).close();
 });
 
+/** Starts with the journal as it is. @returns why it is refused, or undefined. */
+async function refusal(place: Place, mirror?: string): Promise<string | undefined> {
+  await using journal = await testJournal(place.dir, { mirror });
+  try {
+    await (await sealerOf(place, journal, { mirror })).close();
+    return undefined;
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
+  }
+}
+
+test("an older copy of the journal stays refused, however often it is started: each start makes it longer", async () => {
+  await using folder = await testFolder();
+  const place = placeIn(folder.path);
+  expect(await refusal(place)).toBeUndefined();
+  await cp(place.dir, `${place.dir}.old`, { recursive: true });
+  {
+    await using journal = await testJournal(place.dir);
+    const sealer = await sealerOf(place, journal);
+    const recorder = journal.recorder(await base.session());
+    for (let i = 0; i < 4; i++) await committed(recorder, RECORD.notice, "{}");
+    await sealer.sealNow();
+    await sealer.close();
+  }
+  await cp(place.dir, `${place.dir}.new`, { recursive: true });
+  await rm(place.dir, { recursive: true });
+  await cp(`${place.dir}.old`, place.dir, { recursive: true });
+  for (let start = 1; start <= 10; start++) {
+    expect(await refusal(place), `start ${start}`).toContain("it was cut, or is an older copy");
+  }
+  await rm(place.dir, { recursive: true });
+  await cp(`${place.dir}.new`, place.dir, { recursive: true });
+  expect(await refusal(place)).toBeUndefined();
+});
+
+test("a disk that was away at the last start does not stand in for the one that went on, even if nothing was sealed since", async () => {
+  await using folder = await testFolder();
+  const place = placeIn(folder.path);
+  const mirror = join(folder.path, "mirror");
+  expect(await refusal(place, mirror)).toBeUndefined();
+  const session = await base.session();
+  await rename(mirror, `${mirror}.away`);
+  await writeFile(mirror, ""); // nothing that a journal could be in
+  {
+    await using journal = await testJournal(place.dir, { mirror });
+    await (await sealerOf(place, journal, { mirror })).close();
+    await committed(journal.recorder(session), RECORD.notice, "{}"); // the store is away: not sealed
+  }
+  await rename(place.dir, `${place.dir}.away`);
+  await rm(mirror);
+  await rename(`${mirror}.away`, mirror);
+  for (let start = 1; start <= 4; start++) expect(await refusal(place, mirror)).toContain("is an older copy");
+
+  await rm(place.dir, { recursive: true });
+  await rename(`${place.dir}.away`, place.dir);
+  expect(await refusal(place, mirror)).toBeUndefined();
+  expect((await recordsOf(place, session)).records.map(({ kind }) => kind)).toContain(RECORD.notice);
+});
+
 test("records of a session that the store does not know stay in the journal, are told of, and hold up nobody", async () => {
   await using folder = await testFolder();
   const place = placeIn(folder.path);
@@ -458,6 +519,17 @@ test("one changed byte of a chunk, a missing chunk and a removed row are found a
   expect(raw.trimEnd().split("\n")).toHaveLength(5);
   expect(await api.chunk(session, 1)).toEqual(bytes);
   expect(await api.chunk(session, 99)).toBeUndefined();
+
+  // A process that cannot seal any more, as its journal is damaged, still gives the whole of what is complete.
+  const closed = createRecordings({
+    ...{ store: base.store, keyring: base.keyring, chunks: place.chunks },
+    sealNow: () => Promise.reject(new GlassError("integrity", "the journal is damaged")),
+  });
+  const left = (await collect(closed.export(session, "raw", new AbortController().signal))).join("");
+  expect(left).toBe(raw);
+  await base.store.updateTable("sessions").set({ recording_complete: false }).where("id", "=", session).execute();
+  await expect(collect(closed.export(session, "raw", new AbortController().signal))).rejects.toThrow("is damaged");
+  await base.store.updateTable("sessions").set({ recording_complete: true }).where("id", "=", session).execute();
 
   const row = await base.store
     .selectFrom("chunks")

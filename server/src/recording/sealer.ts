@@ -35,7 +35,7 @@ export interface SealerOptions {
   mirror?: string | undefined;
   /** This process's name for its journal, the same at every start. */
   name: string;
-  /** `id` and `openedSequence` of the journal that this process opened. */
+  /** `id`, `openedSequence` and `spans` of the journal that this process opened. */
   opened: OpenedJournal;
   store: Store;
   keyring: Wrapping;
@@ -118,6 +118,7 @@ export async function openSealer(options: SealerOptions): Promise<Sealer> {
   const keys = new Map<string, Buffer>();
   const followers = new Map<string, Set<(record: StoredRecord) => void>>();
   const fileEnds = new Map<string, number>();
+  const fileIds = new Map<string, string>();
   let currentFile = "";
   let bufferedBytes = 0;
   let caughtUp = false;
@@ -134,6 +135,7 @@ export async function openSealer(options: SealerOptions): Promise<Sealer> {
     }
     currentFile = frame.file;
     fileEnds.set(frame.file, frame.sequence);
+    fileIds.set(frame.file, frame.fileId);
     for (const record of frame.records) {
       if (record.session === JOURNAL_SESSION) {
         if (record.kind === JOURNAL_OPENED) closeLost(frame.sequence, record.timeUs);
@@ -321,10 +323,8 @@ export async function openSealer(options: SealerOptions): Promise<Sealer> {
           await commitChunk(trx, opened.id, before, { chunk, frame, complete: ends });
           await options.append(trx, sealedEvent(chunk, waiting.progress?.grant, clock.now()));
         }
-        await commitJournal(trx, name, opened.id, {
-          sealed: Math.max(...due.map(({ frame }) => frame)),
-          complete: reached,
-        });
+        const sealed = Math.max(...due.map(({ frame }) => frame));
+        await commitJournal(trx, name, opened.id, { sealed, file: fileOf(sealed), complete: reached });
       });
     } catch (error) {
       forgetProgress(due);
@@ -344,6 +344,12 @@ export async function openSealer(options: SealerOptions): Promise<Sealer> {
       waiting.boundary = 0;
       shift(waiting, items);
     }
+  };
+
+  /** The id of the file with that frame; files go in the order of their frames. */
+  const fileOf = (frame: number): string | undefined => {
+    for (const [file, end] of fileEnds) if (end >= frame) return fileIds.get(file);
+    return undefined;
   };
 
   /** It may have been committed although the answer did not come: the store is asked again, and the same chunk made again. */
@@ -376,12 +382,13 @@ export async function openSealer(options: SealerOptions): Promise<Sealer> {
     const done = [...fileEnds].filter(([file, end]) => file !== currentFile && end <= complete);
     if (done.length === 0) return;
     if (completeInStore < complete) {
-      await commitJournal(store, name, opened.id, { sealed: 0, complete });
+      await commitJournal(store, name, opened.id, { sealed: 0, file: undefined, complete });
       completeInStore = complete;
     }
     for (const [file] of done) {
       await removeFile(file);
       fileEnds.delete(file);
+      fileIds.delete(file);
     }
   };
 

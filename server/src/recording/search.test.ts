@@ -143,6 +143,76 @@ test(
   },
 );
 
+test("a cursor tells nothing of sessions that the asker may not read", async () => {
+  await using folder = await testFolder();
+  await using studio = await openStudio(folder.path, base);
+  for (let i = 0; i < 3; i++) {
+    const take = await studio.session();
+    await take.begin();
+    await take.end();
+  }
+  await studio.sealer.sealNow();
+  const { next } = await search(studio, { text: "x" }, { may: () => false, limits: { ...WIDE, ms: 0 } });
+  expect(Buffer.from(next ?? "", "base64url").toString("latin1")).not.toMatch(/se_|\d{13}/);
+});
+
+test("a search gets to its end, however slow the store is", async () => {
+  await using folder = await testFolder();
+  await using studio = await openStudio(folder.path, base);
+  const take = await studio.session();
+  await take.begin();
+  await take.statement(1, "select 'slowly-found'");
+  await take.end();
+  await studio.sealer.sealNow();
+  const pages = await searchAll(studio, { text: "slowly-found" }, { ...WIDE, ms: 0 });
+  expect(pages.at(-1)?.next).toBeUndefined();
+  expect(pages.flatMap(({ hits }) => hits)).toHaveLength(1);
+});
+
+test("what was said is found as it was said: quotes, backslashes, and the words in the excerpt", async () => {
+  await using folder = await testFolder();
+  await using studio = await openStudio(folder.path, base);
+  const take = await studio.session();
+  await take.begin();
+  await take.notice('C:\\temp is "full"');
+  await take.statement(1, `${"\u0130".repeat(400)} Far-Away ${"z".repeat(300)}`);
+  await take.end();
+  await studio.sealer.sealNow();
+  expect((await search(studio, { text: 'c:\\TEMP is "full"' })).hits).toMatchObject([{ where: "notice" }]);
+  expect((await search(studio, { text: "far-away" })).hits.map(({ text }) => text)).toEqual([
+    expect.stringContaining("Far-Away"),
+  ]);
+});
+
+test("the error of a statement that began pages before is found", async () => {
+  await using folder = await testFolder();
+  await using studio = await openStudio(folder.path, base);
+  const take = await studio.session();
+  await take.begin();
+  await take.started(1, "copy t from stdin");
+  for (let n = 2; n <= 12; n++) await take.statement(n, `select 'page-filler' /* ${"x".repeat(60_000)} */`);
+  await take.completed(1, { error: { sqlstate: "23505", message: "duplicate page-filler" } });
+  await take.end();
+  await studio.sealer.sealNow();
+  const pages = await searchAll(studio, { text: "page-filler" }, { ms: 60_000, hits: 2, warmUpChunks: 1 });
+  const found = pages.flatMap(({ hits }) => hits.map(({ where }) => where));
+  expect(found.filter((where) => where === "statement")).toHaveLength(11);
+  expect(found.filter((where) => where === "error")).toHaveLength(1);
+});
+
+test("an expression that is too large to run is told as that, not as a damaged recording", async () => {
+  await using folder = await testFolder();
+  await using studio = await openStudio(folder.path, base);
+  const take = await studio.session();
+  await take.begin();
+  await take.statement(1, "select 'aaaa'");
+  await take.end();
+  await studio.sealer.sealNow();
+  const large = "((((((((((a?){50}){50}){50}){50}){50}){50}){50}){50}){50})";
+  const { problems } = await search(studio, { text: large, regex: true });
+  expect(problems).toContainEqual({ session: take.session, message: "this expression takes too long" });
+});
+
 test("filters: person, target, playbook and time", async () => {
   await using folder = await testFolder();
   await using studio = await openStudio(folder.path, base);

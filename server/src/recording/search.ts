@@ -5,6 +5,7 @@ import { checkPattern, type Pattern } from "./match.ts";
 import { type ScreenThread, startScreenThread } from "./screen-thread.ts";
 import type { Hit } from "./screen-worker.ts";
 import { readSealed, type Sealed } from "./sealed.ts";
+import type { Place } from "../store/keyring.ts";
 
 export interface SearchQuery extends Pattern {
   readonly person?: string | undefined;
@@ -76,15 +77,16 @@ export async function searchRecordings(
   limits: SearchLimits = LIMITS,
 ): Promise<SearchPage> {
   checkPattern(query);
-  let position = query.cursor === undefined ? undefined : parseCursor(query.cursor);
+  let position = query.cursor === undefined ? undefined : parseCursor(sealed, query.cursor);
   const untilMs = performance.now() + limits.ms;
   const hits: SearchPage["hits"][number][] = [];
   const problems: SearchPage["problems"][number][] = [];
   let [sessions, erased] = [0, 0];
   const page = (next: Position | undefined): SearchPage => ({
-    ...{ hits, sessions, problems, erased, next: next === undefined ? undefined : cursorOf(next) },
+    ...{ hits, sessions, problems, erased, next: next === undefined ? undefined : cursorOf(sealed, next) },
   });
 
+  let passed = false; // every page gets further, however slow the store is
   const full = (): boolean => performance.now() >= untilMs || hits.length >= limits.hits;
   let thread: ScreenThread<Hit> | undefined;
   try {
@@ -94,7 +96,8 @@ export async function searchRecordings(
         signal.throwIfAborted();
         const afterSeq = position?.session === session.session ? position.seq : 0;
         position = { openedAt: session.openedAt, session: session.session, seq: afterSeq };
-        if (full()) return page(position);
+        if (passed && full()) return page(position);
+        passed = true;
         position = { ...position, seq: DONE };
         if (!may(session)) continue;
         sessions++;
@@ -203,19 +206,20 @@ async function chunkOf({ store }: Sealed, session: string, seq: number): Promise
   return row?.chunk ?? 0;
 }
 
-/** It says nothing that its owner may not know: what it leads to is asked about again. */
-function cursorOf({ openedAt, session, seq }: Position): string {
-  return Buffer.from(JSON.stringify([openedAt.getTime(), session, seq])).toString("base64url");
+/** Sealed: the session that comes next may be one that the asker may not even know of. */
+const CURSOR: Place = { table: "sessions", row: "search", column: "cursor" };
+
+function cursorOf({ keyring }: Sealed, { openedAt, session, seq }: Position): string {
+  const plain = Buffer.from(JSON.stringify([openedAt.getTime(), session, seq]));
+  return keyring.seal(CURSOR, plain).toString("base64url");
 }
 
-function parseCursor(text: string): Position {
+function parseCursor({ keyring }: Sealed, text: string): Position {
   try {
-    const [ms, session, seq] = JSON.parse(Buffer.from(text, "base64url").toString("utf8")) as unknown[];
-    const openedAt = new Date(Number(ms));
-    if (typeof session === "string" && Number.isSafeInteger(seq) && !Number.isNaN(openedAt.getTime()))
-      return { openedAt, session, seq: Number(seq) };
-  } catch {
-    // the same as any other text that is no cursor
+    const plain = keyring.open(CURSOR, Buffer.from(text, "base64url")).toString("utf8");
+    const [ms, session, seq] = JSON.parse(plain) as [number, string, number];
+    return { openedAt: new Date(ms), session, seq };
+  } catch (cause) {
+    throw new GlassError("usage", "this is no cursor of a search", { next: "Begin the search again.", cause });
   }
-  throw new GlassError("usage", "this is no cursor of a search", { next: "Begin the search again." });
 }

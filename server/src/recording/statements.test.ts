@@ -4,7 +4,7 @@ import { GlassError } from "../core/errors.ts";
 import { RECORD } from "../targets/target.ts";
 import type { StoredRecord } from "./record.ts";
 import { recordJson } from "./export.ts";
-import { lineJson, type ReplayLine, statements, textLine } from "./statements.ts";
+import { createFold, lineJson, type ReplayLine, statements, textLine } from "./statements.ts";
 
 let seq = 0;
 function record(kind: number, payload: object | Buffer): StoredRecord {
@@ -53,6 +53,26 @@ test("a statement's beginning, data and end become one line, in the order of the
     "03:04:05.678  #2  copy t from stdin\n          COPY 3  1.5 ms  100 bytes sent",
   );
   expect(textLine(lines[2] as ReplayLine)).toContain("REFUSED drop is not in scope");
+});
+
+test("a long statement of which the rest was never recorded is shown with its length", async () => {
+  const part = Buffer.concat([Buffer.from([0, 0, 0, 1]), Buffer.from('{"n":1,"via":"simple","text":"drop ')]);
+  const lines = await fold([
+    record(RECORD.statementStarted, { n: 1, overflow: 3_000_000 }),
+    record(RECORD.data, part),
+    record(RECORD.sessionEnded, { cause: "lost" }),
+  ]);
+  expect(lines).toMatchObject([
+    { statement: { n: 1, outcome: "unknown", leftOutBytes: 3_000_000 } },
+    { what: "ended" },
+  ]);
+});
+
+test("who joins in the middle is told the answer to a statement that began before", () => {
+  const answer = record(RECORD.statementCompleted, { n: 7, error: { sqlstate: "23505", message: "duplicate" }, us: 9 });
+  expect(createFold(true).take(answer)).toMatchObject([
+    { statement: { n: 7, text: "", outcome: "failed", error: { sqlstate: "23505" } } },
+  ]);
 });
 
 test("a statement whose answer never came is shown before the end of its session", async () => {

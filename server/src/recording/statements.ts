@@ -69,7 +69,8 @@ export interface Fold {
 /**
  * A statement comes when its answer was complete, in that order; one whose answer never came is given at the end as
  * `unknown`. Terminal records are passed over.
- * @param live while the session goes on: a statement also comes when it is sent, as `running`.
+ * @param live while the session goes on, or from the middle of it: a statement also comes when it is sent, as `running`, and
+ *   the answer to one that began before, without its text.
  */
 export function createFold(live = false): Fold {
   const open = new Map<number, Mutable<Statement>>();
@@ -97,7 +98,12 @@ export function createFold(live = false): Fold {
 
   const complete = (record: StoredRecord, content: Content): ReplayLine[] => {
     const statement = open.get(numberOf(record, content));
-    if (statement === undefined) return []; // its beginning was given already, or came before this reading
+    // Its beginning was given already, or came before this reading.
+    if (statement === undefined) return live ? [close(answered(begun(record, content), content))] : [];
+    return [close(answered(statement, content))];
+  };
+
+  const answered = (statement: Mutable<Statement>, content: Content): Mutable<Statement> => {
     const { error } = content;
     statement.error = isContent(error)
       ? { sqlstate: textOf(error["sqlstate"]), message: textOf(error["message"]) ?? "" }
@@ -107,7 +113,7 @@ export function createFold(live = false): Fold {
     statement.rows = countOf(content["rows"]);
     statement.bytes = countOf(content["bytes"]);
     statement.us = countOf(content["us"]);
-    return [close(statement)];
+    return statement;
   };
 
   const data = (record: StoredRecord): ReplayLine[] => {
@@ -162,11 +168,17 @@ export function createFold(live = false): Fold {
   };
 
   const flush = (): ReplayLine[] => {
-    const lines = [...[...open.values()].map(close), ...prepared.values()];
+    const lines = [...[...open.values()].map(close), ...[...overflows.values()].flatMap(cutOff), ...prepared.values()];
     prepared.clear();
     overflows.clear();
     overflowBytes = 0;
     return lines;
+  };
+
+  /** A long statement of which the rest was never recorded: it did not reach the target, and is told all the same. */
+  const cutOff = ({ record, totalBytes }: Overflow): ReplayLine[] => {
+    const told = totalBytes > MAX_OVERFLOW_BYTES || !STATEMENTS.has(record.kind);
+    return told ? [] : [close(begun(record, contentOf(record)))];
   };
 
   return {
@@ -259,6 +271,7 @@ export function isoTime(at: Date): string {
   return Number.isNaN(at.getTime()) ? "" : at.toISOString();
 }
 
+const STATEMENTS: ReadonlySet<number> = new Set([RECORD.statementStarted, RECORD.statementRefused]);
 const FOLDED: ReadonlySet<number> = new Set([
   ...[RECORD.sessionStarted, RECORD.sessionEnded, RECORD.statementStarted, RECORD.statementCompleted],
   ...[RECORD.statementRefused, RECORD.action, RECORD.notice],

@@ -2,6 +2,8 @@ import { fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, inject, test } from "vitest";
 import { followRecords } from "./follow.ts";
+import { RECORD } from "../targets/target.ts";
+import type { StoredRecord } from "./record.ts";
 import { readSealed } from "./sealed.ts";
 import { destroySessionKey } from "./session-keys.ts";
 import { testFolder } from "./testing/journal.ts";
@@ -170,6 +172,24 @@ test("a session of another process is followed from what is sealed, and the watc
   const seen = await watching;
   expect(seen[0]).toMatchObject({ what: "watching", live: false });
   expect(seen.map(text)).toContain("select 1 done");
+});
+
+test("a record that comes while the watcher takes the ones before is given at once", async () => {
+  let put: ((record: StoredRecord) => void) | undefined;
+  const live = { follow: (_: string, take: typeof put) => ((put = take), { waiting: [], stop() {} }) };
+  const sealed = async function* (): AsyncGenerator<StoredRecord, { complete: boolean }> {
+    yield* [];
+    return { complete: false };
+  };
+  const leave = new AbortController();
+  const options = { session: "se_0123456789ab", afterSeq: 0, live, sealed, signal: leave.signal };
+  const items = followRecords(options)[Symbol.asyncIterator]();
+  expect(await items.next()).toMatchObject({ value: { what: "caught up" } });
+  put?.({ session: options.session, seq: 1, kind: RECORD.notice, timeUs: 1, payload: Buffer.from("{}") });
+  const next = items.next();
+  const first = await Promise.race([next, new Promise((done) => setImmediate(done, "it waits"))]);
+  expect(first).toMatchObject({ value: { what: "records", records: [{ seq: 1 }] } });
+  leave.abort();
 });
 
 test("a watcher who leaves is forgotten by the journal's reader", async () => {

@@ -183,13 +183,13 @@ export async function parkedToRetry(store: Store, { name, node }: SinkKey): Prom
   return row?.idx;
 }
 
-/** It was taken after all, or refused again. @returns whether something is parked still. */
+/** It was taken after all, or refused again. */
 export async function settleParked(
   store: Store,
   { name, node }: SinkKey,
   index: number,
   refused: string | undefined,
-): Promise<boolean> {
+): Promise<void> {
   const one = <T extends { where: (column: "sink" | "node" | "idx", op: "=", value: string | number) => T }>(q: T): T =>
     q.where("sink", "=", name).where("node", "=", node).where("idx", "=", index);
   if (refused === undefined) await one(store.deleteFrom("sink_parked")).execute();
@@ -197,20 +197,12 @@ export async function settleParked(
     const error = refused.slice(0, MAX_ERROR_LENGTH);
     await one(store.updateTable("sink_parked")).set({ retry: false, error }).execute();
   }
-  const left = await store
-    .selectFrom("sink_parked")
-    .select("idx")
-    .where("sink", "=", name)
-    .where("node", "=", node)
-    .limit(1)
-    .executeTakeFirst();
-  return left !== undefined;
 }
 
 export interface StoredEntry {
   readonly index: number;
   readonly leafHash: string;
-  readonly text: string;
+  readonly bytes: Buffer;
 }
 
 /**
@@ -233,7 +225,7 @@ export async function readEntries(
     if (idx !== from + i) throw missing(from + i);
     const hash = sha256(Buffer.of(0), entry);
     if (!hash.equals(stored)) throw new GlassError("integrity", `entry ${idx} is not what its leaf hash says`);
-    return { index: idx, leafHash: hash.toString("hex"), text: entry.toString("utf8") };
+    return { index: idx, leafHash: hash.toString("hex"), bytes: entry };
   });
 }
 

@@ -2,7 +2,7 @@ import { createServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import { afterEach, expect, inject, test } from "vitest";
 import { fakeReceiver, startFake, type FakeAnswer } from "../notify/testing/fakes.ts";
-import { anyValue } from "./otel.ts";
+import { anyValue, otelDriver } from "./otel.ts";
 import { DeliveryError, type Item } from "./sink.ts";
 import { splunkDriver } from "./splunk.ts";
 import { fakeCollector, fakeSplunk } from "./testing/fakes.ts";
@@ -82,6 +82,45 @@ test("Splunk: what the indexers do not acknowledge in time is sent again, and a 
   await expect(driver.deliver(items(1), never)).rejects.toMatchObject({ refused: true });
   splunk.breaks(undefined);
   await driver.deliver(items(2), never);
+});
+
+test("Splunk: a collector that is restarted between two requests of a batch is not believed when it counts from the start again", async () => {
+  const rig = await rigOf();
+  const indexed: string[] = [];
+  let [waiting, restarted]: [string | undefined, boolean] = [undefined, false];
+  const collector = await startFake(rig.identity, "", ({ path, text }) => {
+    if (path.endsWith("/ack")) {
+      indexed.push(waiting ?? "");
+      return { status: 200, body: JSON.stringify({ acks: { 0: true } }) };
+    }
+    restarted = waiting !== undefined; // what the first request brought is lost with it
+    waiting = text;
+    return { status: 200, body: JSON.stringify({ code: 0, ackId: 0 }) };
+  });
+  undo.push(() => collector.stop());
+  const [sink] = configOf({ siem: { kind: "splunk_hec", url: collector.url, token: "${env:TOKEN}", ca: rig.ca } });
+  if (sink?.kind !== "splunk_hec") throw new Error("not Splunk");
+  const driver = splunkDriver(sink, speaker, () => ({ reveal: () => "t0p-secret-token" }), { pollMs: 10 });
+  const big = items(2).map((item) => ({ ...item, json: JSON.stringify("x".repeat(400_000)) }));
+  await expect(driver.deliver(big, never)).rejects.toThrow("one acknowledgement number twice");
+  expect([restarted, indexed]).toEqual([true, []]);
+});
+
+test("OpenTelemetry: a receiver that says 204, or 200 and nothing, has taken it; one that says something else has not", async () => {
+  const rig = await rigOf();
+  const collector = await fakeCollector(rig.identity);
+  undo.push(() => collector.stop());
+  const [sink] = configOf({ siem: { kind: "otel", url: collector.url, ca: rig.ca } });
+  if (sink?.kind !== "otel") throw new Error("not OpenTelemetry");
+  const driver = otelDriver(sink, speaker, () => ({ reveal: () => "" }));
+  for (const answer of [{ status: 204 }, { status: 200 }, { status: 200, body: "{}" }]) {
+    collector.breaks(answer);
+    await driver.deliver(items(1), never);
+  }
+  collector.breaks({ status: 200, body: "<html>log in first</html>" });
+  await expect(driver.deliver(items(1), never)).rejects.toMatchObject({ refused: false });
+  collector.breaks({ status: 202, body: JSON.stringify({ partialSuccess: { rejectedLogRecords: 1 } }) });
+  await expect(driver.deliver(items(1), never)).rejects.toMatchObject({ refused: true });
 });
 
 test("OpenTelemetry: records have time, severity, index and leaf hash; of a partial success only the refused one is left out", async () => {

@@ -1,4 +1,5 @@
-import { mkdir, open, readdir, type FileHandle } from "node:fs/promises";
+import { constants } from "node:fs";
+import { lstat, mkdir, open, readdir, type FileHandle } from "node:fs/promises";
 import { join } from "node:path";
 import type { FileSink } from "./config.ts";
 import { DeliveryError, networkFault, type Item, type SinkDriver } from "./sink.ts";
@@ -8,10 +9,14 @@ const BATCH = { entries: 5_000, bytes: 4 * 1024 * 1024 };
 const DIGITS = 12;
 const NAME = /^glasskey-(\d{12,15})\.jsonl$/;
 const LINE_FEED = 0x0a;
+/** How a line begins, however little of it there is; after a power failure also with zeros. */
+// oxlint-disable-next-line no-control-regex -- zeros are what is looked for
+const LINE_BEGINS = /^(\0|\{("|$)|$)/;
 /** A line has an entry of at most 65,535 bytes and what is around it. */
 const MAX_LINE_BYTES = 1024 * 1024;
 
 interface Writing {
+  readonly path: string;
   readonly file: FileHandle;
   /** What we have written and synced; another size means that somebody else writes too. */
   bytes: number;
@@ -39,14 +44,19 @@ export function fileDriver(sink: FileSink): SinkDriver {
     async resume(next, leafHashOf) {
       return guarded(async () => {
         if (writing !== undefined) {
-          if ((await writing.file.stat()).size === writing.bytes) return writing.next;
-          await close(); // somebody else wrote, or cut; look again
+          if (await untouched(writing)) return writing.next;
+          await close(); // somebody else wrote, or cut, or took it away; look again
         }
-        const last = await newest(sink.folder);
+        const [last, previous] = await newestFirst(sink.folder);
         if (last === undefined) return next;
-        const file = await open(join(sink.folder, last.name), "r+");
+        const path = join(sink.folder, last.name);
+        const file = await open(path, constants.O_RDWR | constants.O_NOFOLLOW);
         try {
           const end = await endOf(file);
+          // A file of no lines says where it is by its name alone, and a name is believed only as far as lines lead to it.
+          if (end.last === undefined && last.first > next && !(await leadsTo(last.first, sink.folder, previous))) {
+            throw new DeliveryError(`${last.name} is empty, and no file leads up to it; move it away`);
+          }
           if (end.torn) {
             await file.truncate(end.bytes);
             await file.datasync();
@@ -57,7 +67,7 @@ export function fileDriver(sink: FileSink): SinkDriver {
             );
           }
           const at = end.last === undefined ? last.first : end.last.index + 1;
-          writing = { file, bytes: end.bytes, next: at };
+          writing = { path, file, bytes: end.bytes, next: at };
           return at;
         } catch (error) {
           if (writing?.file !== file) await file.close();
@@ -87,19 +97,20 @@ export function fileDriver(sink: FileSink): SinkDriver {
 async function begin(folder: string, first: number): Promise<Writing> {
   await mkdir(folder, { recursive: true, mode: 0o750 });
   const name = `glasskey-${String(first).padStart(DIGITS, "0")}.jsonl`;
-  const file = await open(join(folder, name), "wx", 0o640);
+  const path = join(folder, name);
+  const file = await open(path, "wx", 0o640);
   const parent = await open(folder, "r");
   try {
     await parent.sync();
   } finally {
     await parent.close();
   }
-  return { file, bytes: 0, next: first };
+  return { path, file, bytes: 0, next: first };
 }
 
 async function append(writing: Writing, items: readonly Item[]): Promise<void> {
-  if ((await writing.file.stat()).size !== writing.bytes) {
-    throw new DeliveryError("somebody else writes to its file; give each process a folder of its own");
+  if (!(await untouched(writing))) {
+    throw new DeliveryError("somebody else writes to its file or took it away; give each process a folder of its own");
   }
   const bytes = Buffer.from(items.map((item) => `${item.json}\n`).join(""));
   let written = 0;
@@ -112,7 +123,22 @@ async function append(writing: Writing, items: readonly Item[]): Promise<void> {
   writing.next = (items.at(-1)?.index ?? writing.next - 1) + 1;
 }
 
-async function newest(folder: string): Promise<{ name: string; first: number } | undefined> {
+/** Whether the file is where it was and as long as it was: what goes into one that was removed is lost. */
+async function untouched({ path, file, bytes }: Writing): Promise<boolean> {
+  const own = await file.stat();
+  const there = await lstat(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return undefined;
+    throw error;
+  });
+  return own.size === bytes && there?.ino === own.ino && there.dev === own.dev;
+}
+
+interface Named {
+  readonly name: string;
+  readonly first: number;
+}
+
+async function newestFirst(folder: string): Promise<readonly Named[]> {
   const names = await readdir(folder).catch((error: NodeJS.ErrnoException) => {
     if (error.code === "ENOENT") return [];
     throw error;
@@ -122,7 +148,18 @@ async function newest(folder: string): Promise<{ name: string; first: number } |
       const digits = NAME.exec(name)?.[1];
       return digits === undefined ? [] : [{ name, first: Number(digits) }];
     })
-    .toSorted((a, b) => b.first - a.first)[0];
+    .toSorted((a, b) => b.first - a.first);
+}
+
+/** Whether a file ends with the entry before `first`. */
+async function leadsTo(first: number, folder: string, before: Named | undefined): Promise<boolean> {
+  if (before === undefined) return false;
+  const file = await open(join(folder, before.name), constants.O_RDONLY | constants.O_NOFOLLOW);
+  try {
+    return (await endOf(file)).last?.index === first - 1;
+  } finally {
+    await file.close();
+  }
 }
 
 /** Where the last complete line ends, and which entry it is. */
@@ -140,6 +177,7 @@ async function endOf(
   const end = tail.lastIndexOf(LINE_FEED) + 1; // 0 without any
   if (end === 0) {
     if (size > length) throw new DeliveryError("its file has no line within the last 2 MiB");
+    if (!LINE_BEGINS.test(tail.toString("latin1", 0, 16))) throw strange();
     return { bytes: 0, torn: size > 0, last: undefined };
   }
   const start = tail.lastIndexOf(LINE_FEED, end - 2) + 1;
@@ -148,19 +186,22 @@ async function endOf(
 
 /** Index and leaf hash of a line, in either format. */
 function tagOf(line: string): { index: number; leafHash: string } {
-  const strange = new DeliveryError("the last line of its file is not one of Glasskey's; move the folder's files away");
   let value: unknown;
   try {
     value = JSON.parse(line);
   } catch {
-    throw strange;
+    throw strange();
   }
   const top = recordOf(value);
   const unmapped = recordOf(top["unmapped"]);
   const index = top["index"] ?? unmapped["log_index"];
   const leafHash = top["leafHash"] ?? unmapped["leaf_hash"];
-  if (typeof index !== "number" || !Number.isSafeInteger(index) || typeof leafHash !== "string") throw strange;
+  if (typeof index !== "number" || !Number.isSafeInteger(index) || typeof leafHash !== "string") throw strange();
   return { index, leafHash };
+}
+
+function strange(): DeliveryError {
+  return new DeliveryError("the last line of its file is not one of Glasskey's; move the folder's files away");
 }
 
 function recordOf(value: unknown): Readonly<Record<string, unknown>> {

@@ -37,7 +37,8 @@ export async function post({ url, headers, body, ca, signal, timeoutMs }: PostOp
   const fault = (error: unknown): DeliveryError => {
     if (error instanceof DeliveryError) return error;
     if (signal.aborted) return new DeliveryError("it was interrupted");
-    return slow.aborted ? new DeliveryError(`no answer within ${timeoutMs / 1000} s`) : networkFault(error);
+    if (!slow.aborted) return networkFault(error);
+    return new DeliveryError(`no answer within ${timeoutMs / 1000} s`, { slow: true });
   };
   const trusted = ca === undefined ? {} : { ca: readCa(ca) };
   try {

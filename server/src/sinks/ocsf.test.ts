@@ -109,6 +109,15 @@ test("an event says where in the log it stands: index, leaf hash, origin, and th
   });
 });
 
+test("who did it is in every event, whatever its class, and no entry says where in the log it stands", () => {
+  for (const entry of samples) {
+    const { unmapped } = event({ ...entry, log_index: 1, leaf_hash: "00" });
+    expect(unmapped, JSON.stringify(entry)).toMatchObject({
+      ...{ actor: entry["actor"], log_index: 7, leaf_hash: LEAF },
+    });
+  }
+});
+
 test("no name of a person is in an event unless the sink says so, and then it stands beside the pseudonym", () => {
   const entry = { v: 1, type: "login.succeeded", at: "2026-11-20T02:14:09.120Z", actor: "pe_0123456789ab" };
   expect(JSON.stringify(event(entry))).not.toContain("ann");

@@ -27,8 +27,9 @@ const ENTITY_TYPE: Readonly<Record<EntityKind, readonly [number, string]>> = {
   ...{ session: [99, "Session"], policy: [5, "Policy"], "log key": [99, "Log signing key"] },
 };
 
-/** How grave an entry is; what is not of the closed list is for a person to look at. */
+/** How grave an entry is; what is not of the closed list is for a person to look at, and what has no type all the more. */
 export function severityOf(type: string): Severity {
+  if (type === "") return "high";
   return isEventType(type) ? MAPPINGS[type].severity : "medium";
 }
 
@@ -41,7 +42,8 @@ export function ocsfOf({ index, leafHash, entry, names }: OcsfInput, speaker: Sp
   const common = {
     severity_id: SEVERITY[severity],
     severity: SEVERITY_CAPTION[severity],
-    time: Date.parse(textOf(entry["at"]) ?? "") || 0,
+    // What says no time is of now: in 1970, no SIEM would show it to anybody.
+    time: Date.parse(textOf(entry["at"]) ?? "") || Date.now(),
     message: [type, entry["grant"], entry["playbook"], entry["target"]].filter(isText).join(" "),
     metadata: {
       version: OCSF_VERSION,
@@ -208,8 +210,8 @@ function observables(mapping: Mapping, person: string, names: Readonly<Record<st
 
 /** Everything that an entry says, as it says it; and what ties it to the log. */
 function unmapped(index: number, leafHash: string, entry: JsonObject): JsonObject {
-  const { v: _v, type: _type, at: _at, actor: _actor, ...rest } = entry;
-  return { log_index: index, leaf_hash: leafHash, ...rest };
+  const { v: _v, type: _type, at: _at, ...rest } = entry;
+  return { ...rest, log_index: index, leaf_hash: leafHash }; // ours last: no entry says where it stands
 }
 
 function product({ version }: Speaker): JsonObject {

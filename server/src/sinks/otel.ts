@@ -25,8 +25,9 @@ export function otelDriver(sink: OtelSink, speaker: Speaker, secret: SecretReade
       const headers = { ...Object.fromEntries(own), "content-type": "application/json" };
       const body = JSON.stringify(exportRequest(items, speaker, sink.format));
       const answer = await post({ url: new URL(sink.url), headers, body, ca: sink.ca, signal, timeoutMs });
-      if (answer.status !== 200) throw refusal(answer, [400, 413]);
-      const partial = jsonOf(answer)["partialSuccess"];
+      if (answer.status < 200 || answer.status > 299) throw refusal(answer, [400, 413]);
+      // The specification wants 200 and a body; there are receivers that say 204, or nothing, for the same.
+      const partial = answer.body.trim() === "" ? undefined : jsonOf(answer)["partialSuccess"];
       const rejected =
         typeof partial === "object" && partial !== null && "rejectedLogRecords" in partial
           ? Number(partial.rejectedLogRecords)

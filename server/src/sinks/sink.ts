@@ -42,15 +42,18 @@ export class DeliveryError extends Error {
   override readonly name = "DeliveryError";
   /** Whether it was refused for what it is, so that the same bytes can never be taken. */
   readonly refused: boolean;
+  /** Whether time ran out while it was at it: a smaller batch may be taken. */
+  readonly slow: boolean;
   /** What the far side asked for. */
   readonly retryAfterMs: number | undefined;
 
   constructor(
     message: string,
-    options: { refused?: boolean; retryAfterMs?: number | undefined; cause?: unknown } = {},
+    options: { refused?: boolean; slow?: boolean; retryAfterMs?: number | undefined; cause?: unknown } = {},
   ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.refused = options.refused ?? false;
+    this.slow = options.slow ?? false;
     this.retryAfterMs = options.retryAfterMs;
   }
 }
@@ -59,9 +62,14 @@ export class DeliveryError extends Error {
 export function networkFault(error: unknown): DeliveryError {
   const code = error instanceof Error && "code" in error ? String(error.code) : "";
   const known = /^[A-Z][A-Z0-9_]{1,60}$/.test(code) ? ` (${code})` : "";
-  const tls = /CERT|TLS|SSL|SELF_SIGNED|UNABLE_TO/.test(code);
-  const text = tls ? `its certificate does not hold${known}` : `the connection failed${known}`;
-  return new DeliveryError(text, { cause: error });
+  const about: readonly (readonly [RegExp, string])[] = [
+    [/ALERT.*(CERT|UNKNOWN_CA|HANDSHAKE)/, "it did not take our certificate, or demands one"],
+    [/^ERR_OSSL_/, "the files of `ca`, `cert` and `key` do not hold, or do not fit each other"],
+    [/CERT|SELF_SIGNED|UNABLE_TO/, "its certificate does not hold"],
+    [/TLS|SSL/, "TLS failed"],
+  ];
+  const text = about.find(([pattern]) => pattern.test(code))?.[1] ?? "the connection failed";
+  return new DeliveryError(`${text}${known}`, { cause: error });
 }
 
 export type SecretReader = (reference: string) => { reveal(): string };

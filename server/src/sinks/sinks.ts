@@ -15,7 +15,12 @@ import type { SinkDriver, Speaker } from "./sink.ts";
 import { splunkDriver } from "./splunk.ts";
 import { syslogDriver } from "./syslog.ts";
 import { webhookDriver } from "./webhook.ts";
-import { startWorker, type Alarms } from "./worker.ts";
+import { startWorker } from "./worker.ts";
+
+interface Alarms {
+  raise(key: string, text: string): Promise<unknown>;
+  clear(key: string): Promise<unknown>;
+}
 
 export interface SinksOptions {
   readonly sinks: readonly SinkConfig[];
@@ -33,6 +38,8 @@ export interface SinksOptions {
   /** A sink whose oldest undelivered entry has waited this long is an alarm. */
   readonly behindMs?: number;
   readonly watchMs?: number;
+  /** Of one exchange over HTTP. */
+  readonly timeoutMs?: number;
 }
 
 /** One sink, as people and metrics see it. */
@@ -43,6 +50,8 @@ export interface SinkStatus {
   readonly kind: string;
   /** Whether this process's glasskey.yaml has it. */
   readonly configured: boolean;
+  /** Whether it is another living process's own, which looks after it. */
+  readonly elsewhere: boolean;
   /** The first entry that is not acknowledged. */
   readonly nextIndex: number;
   readonly lag: { readonly entries: number; readonly seconds: number };
@@ -51,7 +60,9 @@ export interface SinkStatus {
   readonly lastError: string | null;
   readonly failingSince: Date | null;
   readonly deliveredAt: Date | null;
-  /** Entries that the receiver refused for what they are; the first hundred. */
+  /** How many entries the receiver refused for what they are. */
+  readonly refused: number;
+  /** The first hundred of them. */
   readonly parked: readonly { readonly index: number; readonly error: string; readonly at: Date }[];
 }
 
@@ -68,14 +79,15 @@ export interface Sinks {
 const BEHIND_MS = 15 * 60_000;
 const WATCH_MS = 10_000;
 const PARKED_SHOWN = 100;
-const PARKED_READ = 2_000; // of all sinks: parking is rare, and more than a person reads
+/** A process that was not heard of for so long is dead. As access/sweep.ts: several missed heartbeats. */
+const DEAD_AFTER_MS = 30_000;
 
 /**
  * Sends the log on to every configured sink.
  * @throws GlassError `config_invalid` where a secret cannot be read.
  */
 export async function startSinks(options: SinksOptions): Promise<Sinks> {
-  const { sinks, store, node, speaker, alarms, warn } = options;
+  const { sinks, store, node, speaker, warn } = options;
   for (const sink of sinks) checkSecrets(sink, options.resolveSecret);
   const keys = new Map<string, SinkKey>();
   for (const sink of sinks) {
@@ -85,7 +97,7 @@ export async function startSinks(options: SinksOptions): Promise<Sinks> {
   }
   const stops = sinks.map((sink) =>
     startWorker({
-      ...{ store, node, alarms, warn, key: keyOf(sink, node) },
+      ...{ store, node, warn, key: keyOf(sink, node) },
       driver: driverOf(sink, options),
       render: createRenderer({ format: sink.format, speaker, namesOf: sink.names ? options.namesOf : undefined }),
       ...(options.pollMs === undefined ? {} : { pollMs: options.pollMs }),
@@ -132,18 +144,24 @@ async function readSinks(store: Store, configured: readonly SinkKey[]): Promise<
       greatest(signed.size - next_index, 0) as entries,
       case when next_index < signed.size then greatest(0, extract(epoch from clock_timestamp() - greatest(created_at,
         (select signed_at from log_checkpoints c where c.size > next_index order by c.size limit 1))))::float8
-      else 0 end as seconds
+      else 0 end as seconds,
+      exists (select from nodes where id = sinks.node
+        and seen_at > clock_timestamp() - ${DEAD_AFTER_MS} * interval '1 millisecond') as alive,
+      (select count(*) from sink_parked p where p.sink = sinks.name and p.node = sinks.node) as refused
     from sinks, signed order by name, node`.execute(store);
-  const parked = await store.selectFrom("sink_parked").selectAll().orderBy("idx").limit(PARKED_READ).execute();
+  const { rows: parked } = await sql<ParkedRow>`
+    select sink, node, idx, error, parked_at from (
+      select *, row_number() over (partition by sink, node order by idx) as n from sink_parked) as numbered
+    where n <= ${PARKED_SHOWN} order by idx`.execute(store);
   return rows.map((row) => ({
     ...{ name: row.name, node: row.node, kind: row.kind, nextIndex: row.next_index },
     configured: configured.some(({ name, node }) => name === row.name && node === row.node),
     lag: { entries: row.entries, seconds: row.seconds },
     ...{ failures: row.failures, lastError: row.last_error, failingSince: row.failing_since },
-    deliveredAt: row.delivered_at,
+    elsewhere: row.alive && !configured.some(({ node }) => node === row.node),
+    ...{ deliveredAt: row.delivered_at, refused: row.refused },
     parked: parked
       .filter(({ sink, node }) => sink === row.name && node === row.node)
-      .slice(0, PARKED_SHOWN)
       .map(({ idx, error, parked_at: at }) => ({ index: idx, error, at })),
   }));
 }
@@ -159,49 +177,75 @@ interface Row {
   readonly delivered_at: Date | null;
   readonly entries: number;
   readonly seconds: number;
+  readonly alive: boolean;
+  readonly refused: number;
 }
 
-/** Raises an alarm for each sink that is behind for too long, and clears it when it has caught up. */
+interface ParkedRow {
+  readonly sink: string;
+  readonly node: string;
+  readonly idx: number;
+  readonly error: string;
+  readonly parked_at: Date;
+}
+
+/**
+ * Raises an alarm for each sink that is behind for too long, and for each whose receiver refused entries; and clears it
+ * when that is over. What the table says counts, so that no crash between the two loses an alarm.
+ */
 async function watch(
   status: () => Promise<readonly SinkStatus[]>,
   { alarms, warn, behindMs = BEHIND_MS, watchMs = WATCH_MS }: SinksOptions,
   signal: AbortSignal,
 ): Promise<void> {
   const cleared = new Set<string>(); // empty at first: another process may have raised it
+  let lastFault = "";
+  const set = async (key: string, text: string | undefined): Promise<void> => {
+    if (text !== undefined) {
+      await alarms.raise(key, text);
+      cleared.delete(key);
+    } else if (!cleared.has(key)) {
+      await alarms.clear(key);
+      cleared.add(key);
+    }
+  };
   while (!signal.aborted) {
     try {
-      for (const { name, node, configured, lag, lastError } of await status()) {
-        const key = `sink ${name}${node === "" ? "" : ` ${node}`} behind`;
-        const behind = configured && lag.seconds * 1_000 >= behindMs;
+      for (const { name, node, configured, elsewhere, lag, lastError, refused, parked } of await status()) {
+        if (elsewhere) continue;
+        const key = `sink ${name}${node === "" ? "" : ` ${node}`}`;
+        const lagMs = lag.seconds * 1_000;
         // Who takes a sink out of glasskey.yaml knows that it gets nothing.
-        const over = !configured || lag.seconds * 1_000 < behindMs / 2;
-        if (behind) {
-          const age = formatDuration(lag.seconds * 1_000);
+        if (configured && lagMs >= behindMs) {
           const why = lastError === null ? "" : `: ${lastError}`;
-          await alarms.raise(key, `sink ${name} is behind by ${lag.entries} entries, the oldest ${age} old${why}`);
-          cleared.delete(key);
-        } else if (over && !cleared.has(key)) {
-          await alarms.clear(key);
-          cleared.add(key);
-        }
+          const text = `sink ${name} is behind by ${lag.entries} entries, the oldest ${formatDuration(lagMs)} old${why}`;
+          await set(`${key} behind`, text);
+        } else if (!configured || lagMs < behindMs / 2) await set(`${key} behind`, undefined);
+        const [first] = parked;
+        const more = refused > 1 ? ` and ${refused - 1} more` : "";
+        const text = `sink ${name} does not take entry ${first?.index}${more}: ${first?.error}`;
+        await set(`${key} parked`, configured && refused > 0 && first !== undefined ? text : undefined);
       }
+      lastFault = "";
     } catch (error) {
-      warn(`sinks are not watched: ${describe(error)}`);
+      const fault = describe(error);
+      if (fault !== lastFault) warn(`sinks are not watched: ${fault}`);
+      lastFault = fault;
     }
     await sleep(watchMs, signal).catch(() => {});
   }
 }
 
-function driverOf(sink: SinkConfig, { speaker, resolveSecret }: SinksOptions): SinkDriver {
+function driverOf(sink: SinkConfig, { speaker, resolveSecret, timeoutMs }: SinksOptions): SinkDriver {
   switch (sink.kind) {
     case "syslog":
       return syslogDriver(sink, speaker);
     case "webhook":
-      return webhookDriver(sink, resolveSecret);
+      return webhookDriver(sink, resolveSecret, timeoutMs);
     case "splunk_hec":
-      return splunkDriver(sink, speaker, resolveSecret);
+      return splunkDriver(sink, speaker, resolveSecret, timeoutMs === undefined ? {} : { timeoutMs });
     case "otel":
-      return otelDriver(sink, speaker, resolveSecret);
+      return otelDriver(sink, speaker, resolveSecret, timeoutMs);
     case "file":
       return fileDriver(sink);
     default:

@@ -80,7 +80,16 @@ export function splunkDriver(
     ...{ batch: BATCH, doubtful: false },
     async deliver(items, signal) {
       const acks = new Set<number>();
-      for (const body of bodies(items.map(event))) acks.add(await send(body, signal));
+      for (const body of bodies(items.map(event))) {
+        const ack = await send(body, signal);
+        // Numbers only grow. A collector that was restarted begins again: its answer would be about another request.
+        if (acks.has(ack)) {
+          throw new DeliveryError(
+            "gave one acknowledgement number twice: it was restarted, or there are several of them",
+          );
+        }
+        acks.add(ack);
+      }
       await acknowledged(acks, signal);
     },
   };

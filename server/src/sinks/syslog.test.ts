@@ -1,8 +1,5 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
-import { mkdir, writeFile } from "node:fs/promises";
+import type { ChildProcess } from "node:child_process";
 import { createServer, type AddressInfo, type Socket } from "node:net";
-import { join } from "node:path";
 import { createServer as createTlsServer } from "node:tls";
 import { afterEach, expect, inject, test } from "vitest";
 import type { Item } from "./sink.ts";
@@ -10,11 +7,7 @@ import { frame, message } from "./syslog.ts";
 import { ownRules } from "./testing/ocsf-rules.ts";
 import { validate } from "./testing/ocsf-schema.ts";
 import { ORIGIN, startRig, tagsOf, until, type Rig } from "./testing/rig.ts";
-
-/** Where Debian's packages put them. */
-const RSYSLOG = "/usr/sbin/rsyslogd";
-const GNUTLS = "/usr/lib/x86_64-linux-gnu/rsyslog/lmnsd_gtls.so";
-const gnutls = GNUTLS.replace("x86_64", process.arch === "arm64" ? "aarch64" : "x86_64");
+import { freePort, hasRsyslog, startRsyslog, written } from "./testing/rsyslog.ts";
 
 const undo: (() => unknown)[] = [];
 afterEach(async () => {
@@ -166,45 +159,13 @@ test("plain TCP works on this machine, and a receiver that never closes has got 
   await reached(rig, 1);
 });
 
-/** Debian's rsyslog in the foreground, with a folder and a port of its own. */
-async function startRsyslog(rig: Rig, port: number): Promise<ChildProcess> {
-  const dir = join(rig.folder, "rsyslog");
-  await mkdir(join(dir, "work"), { recursive: true });
-  const file = (name: string): string => join(dir, name);
-  await writeFile(file("key.pem"), rig.identity.key);
-  await writeFile(file("cert.pem"), rig.identity.cert);
-  await writeFile(
-    file("rsyslog.conf"),
-    `global(workDirectory="${file("work")}" maxMessageSize="256k" defaultNetstreamDriver="gtls"
-  defaultNetstreamDriverCAFile="${rig.ca}" defaultNetstreamDriverCertFile="${file("cert.pem")}"
-  defaultNetstreamDriverKeyFile="${file("key.pem")}")
-main_queue(queue.type="Direct")
-module(load="imtcp" streamDriver.name="gtls" streamDriver.mode="1" streamDriver.authMode="anon")
-input(type="imtcp" address="127.0.0.1" port="${port}")
-template(name="one" type="string" string="%structured-data%\\t%pri%\\t%msgid%\\t%msg%\\n")
-action(type="omfile" file="${file("glasskey.log")}" template="one")
-`,
-  );
-  const args = ["-n", "-f", file("rsyslog.conf"), "-i", file("pid")];
-  const child = spawn(RSYSLOG, args, { stdio: ["ignore", "ignore", "pipe"] });
-  undo.push(() => child.kill("SIGKILL"));
-  return child;
-}
-const written = (rig: Rig): readonly string[][] => {
-  const path = join(rig.folder, "rsyslog", "glasskey.log");
-  const text = existsSync(path) ? readFileSync(path, "utf8") : "";
-  return text
-    .split("\n")
-    .filter((line) => line !== "")
-    .map((line) => line.split("\t"));
-};
-
-test.skipIf(!existsSync(RSYSLOG) || !existsSync(gnutls))(
+test.skipIf(!hasRsyslog)(
   "a real rsyslog over TLS that is killed in the middle has every entry in the end, compared index by index",
   async () => {
     const rig = await rigOf();
     const port = await freePort();
-    const first = await startRsyslog(rig, port);
+    const rsyslog = (): Promise<ChildProcess> => startRsyslog(rig, port, (step) => undo.push(step));
+    const first = await rsyslog();
     await rig.sinks({ siem: { kind: "syslog", host: "127.0.0.1", port, ca: rig.ca, from: "start" } });
     await rig.add(200);
     await until(() => written(rig).length >= 50);
@@ -213,7 +174,7 @@ test.skipIf(!existsSync(RSYSLOG) || !existsSync(gnutls))(
     await ended;
     await rig.add(2_000);
     await until(() => rig.warnings.some((line) => line.includes("is tried again")));
-    await startRsyslog(rig, port);
+    await rsyslog();
     await reached(rig, await rig.add(3, "alarm.raised"));
 
     const size = 2_203;
@@ -234,11 +195,3 @@ test.skipIf(!existsSync(RSYSLOG) || !existsSync(gnutls))(
     expect(hashes).toHaveLength(size);
   },
 );
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}

@@ -1,7 +1,10 @@
-import { connect as connectTcp, isIP, type Socket } from "node:net";
-import { checkServerIdentity, connect as connectTls } from "node:tls";
+import { once } from "node:events";
 import { readFileSync } from "node:fs";
+import { connect as connectTcp, isIP, type Socket } from "node:net";
 import { hostname } from "node:os";
+import { Duplex } from "node:stream";
+import { checkServerIdentity, connect as connectTls } from "node:tls";
+import { sleep } from "../core/clock.ts";
 import type { SyslogSink } from "./config.ts";
 import { readCa } from "./http.ts";
 import { DeliveryError, networkFault, type Item, type Severity, type SinkDriver, type Speaker } from "./sink.ts";
@@ -14,6 +17,9 @@ const SYSLOG_SEVERITY: Readonly<Record<Severity, number>> = {
 };
 const CONNECT_MS = 10_000;
 const BATCH_MS = 60_000;
+const FAREWELL_MS = 2_000;
+/** A reset that follows the farewell is on its way by then: both are sent in one go. */
+const RESET_MS = 20;
 const BATCH = { entries: 2_000, bytes: 1024 * 1024 };
 
 /**
@@ -29,11 +35,12 @@ export function syslogDriver(sink: SyslogSink, speaker: Speaker): SinkDriver {
     ...{ batch: BATCH, doubtful: true },
     async deliver(items, signal) {
       const frames = items.map((item) => frame(message(item, { host, enterprise: sink.enterprise, speaker })));
-      const socket = await connect(sink, signal);
+      const connection = await connect(sink, signal);
       try {
-        await sendAndClose(socket, frames, signal);
+        await sendAndClose(connection, frames, signal);
       } finally {
-        socket.destroy();
+        connection.stream.destroy();
+        connection.tcp.destroy();
       }
     },
   };
@@ -80,29 +87,67 @@ function ascii(json: string): string {
   return json.replaceAll(/[^\x20-\x7E]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
-async function connect(sink: SyslogSink, signal: AbortSignal): Promise<Socket> {
+/** `stream` takes the messages; `tcp` is what lies under it, or the same where there is no TLS. */
+interface Connection {
+  readonly stream: Socket;
+  readonly tcp: Socket;
+}
+
+async function connect(sink: SyslogSink, signal: AbortSignal): Promise<Connection> {
   const slow = AbortSignal.any([signal, AbortSignal.timeout(CONNECT_MS)]);
+  const secure = sink.transport === "tls" ? identity(sink) : undefined;
   // A half-open connection is what tells us that the receiver has read to the end.
-  const to = { host: sink.host, port: sink.port, allowHalfOpen: true };
-  const socket = sink.transport === "tcp" ? connectTcp(to) : connectTls({ ...to, ...identity(sink) });
+  const tcp = connectTcp({ host: sink.host, port: sink.port, allowHalfOpen: true });
+  try {
+    await ready(tcp, "connect", slow);
+    if (secure === undefined) return { stream: tcp, tcp };
+    const stream = connectTls({ ...secure, host: sink.host, socket: endless(tcp) });
+    await ready(stream, "secureConnect", slow);
+    return { stream, tcp };
+  } catch (error) {
+    tcp.destroy();
+    if (signal.aborted) throw new DeliveryError("it was interrupted");
+    throw slow.aborted ? new DeliveryError(`no connection within ${CONNECT_MS / 1000} s`) : networkFault(error);
+  }
+}
+
+function ready(socket: Socket, event: "connect" | "secureConnect", slow: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
-    const fail = (error: unknown): void => {
-      socket.destroy();
-      if (signal.aborted) reject(new DeliveryError("it was interrupted"));
-      else
-        reject(slow.aborted ? new DeliveryError(`no connection within ${CONNECT_MS / 1000} s`) : networkFault(error));
-    };
-    const tooSlow = (): void => fail(undefined);
+    const tooSlow = (): void => reject(new DeliveryError("too slow"));
     slow.addEventListener("abort", tooSlow, { once: true });
-    if (slow.aborted) return tooSlow();
-    socket.on("error", fail);
-    socket.once(sink.transport === "tcp" ? "connect" : "secureConnect", () => {
+    socket.on("error", reject); // stays: an error that nobody listens to would end the process
+    socket.once("close", () => reject(new DeliveryError("the connection was closed")));
+    socket.once(event, () => {
       slow.removeEventListener("abort", tooSlow);
-      socket.off("error", fail);
-      socket.on("error", () => {}); // `sendAndClose` listens too
-      resolve(socket);
+      resolve();
     });
+    if (slow.aborted) tooSlow();
   });
+}
+
+/**
+ * What TLS runs on: the connection's bytes as they are, but when TLS ends, the connection does not, so that it can be
+ * seen how the receiver ends it.
+ */
+function endless(tcp: Socket): Duplex {
+  const under = new Duplex({
+    read: () => void tcp.resume(),
+    write: (chunk: Buffer, _encoding, done) => void tcp.write(chunk, done),
+    final: (done) => done(),
+    destroy(error, done) {
+      tcp.resume();
+      done(error);
+    },
+  });
+  tcp.on("data", (chunk: Buffer) => {
+    if (!under.destroyed && !under.push(chunk)) tcp.pause();
+  });
+  tcp.once("end", () => {
+    if (!under.destroyed) under.push(null);
+  });
+  tcp.once("error", (error) => under.destroy(error));
+  tcp.once("close", () => under.destroy());
+  return under;
 }
 
 function identity({ ca, client, serverName, host }: SyslogSink) {
@@ -130,35 +175,65 @@ function named(name: string): typeof checkServerIdentity {
 }
 
 /** Resolves when the far side closed in good order after all of it. */
-function sendAndClose(socket: Socket, frames: readonly Buffer[], signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const slow = AbortSignal.any([signal, AbortSignal.timeout(BATCH_MS)]);
-    const finish = (error?: DeliveryError): void => {
-      slow.removeEventListener("abort", onSlow);
-      if (error === undefined) resolve();
-      else reject(error);
-    };
-    const onSlow = (): void =>
-      finish(
+async function sendAndClose(
+  { stream, tcp }: Connection,
+  frames: readonly Buffer[],
+  signal: AbortSignal,
+): Promise<void> {
+  const slow = AbortSignal.any([signal, AbortSignal.timeout(BATCH_MS)]);
+  const gone = new DeliveryError("the connection broke before the receiver had everything");
+  let onSlow = (): void => {};
+  const failed = new Promise<never>((_, reject) => {
+    onSlow = (): void =>
+      reject(
         signal.aborted
           ? new DeliveryError("it was interrupted")
-          : new DeliveryError(`the receiver did not read to the end and close within ${BATCH_MS / 1000} s`),
+          : new DeliveryError(`the receiver did not read to the end and close within ${BATCH_MS / 1000} s`, {
+              slow: true,
+            }),
       );
     slow.addEventListener("abort", onSlow, { once: true });
-    if (slow.aborted) return onSlow();
-    let sent = false;
-    socket.on("error", (error) => finish(networkFault(error)));
-    socket.once("end", () =>
-      finish(sent ? undefined : new DeliveryError("the receiver closed the connection before it had everything")),
-    );
-    socket.once("close", () => finish(new DeliveryError("the connection broke before the receiver had everything")));
-    socket.resume(); // a receiver says nothing; whatever it says is dropped
-    void (async () => {
-      for (const chunk of frames) {
-        if (socket.destroyed) return;
-        if (!socket.write(chunk)) await new Promise<void>((drained) => socket.once("drain", drained));
-      }
-      socket.end(() => (sent = true));
-    })();
+    if (slow.aborted) onSlow();
+    for (const socket of new Set([stream, tcp])) socket.on("error", (error) => reject(networkFault(error)));
+    tcp.once("close", () => reject(gone));
+  });
+  failed.catch(() => {}); // looked at below
+  let sent = false;
+  const ended = new Promise<void>((resolve, reject) => {
+    stream.once("end", () => {
+      if (sent) resolve();
+      else reject(new DeliveryError("the receiver closed the connection before it had everything"));
+    });
+  });
+  ended.catch(() => {});
+  stream.resume(); // a receiver says nothing; whatever it says is dropped
+  try {
+    for (const chunk of frames) {
+      if (stream.destroyed) await failed;
+      if (!stream.write(chunk)) await Promise.race([once(stream, "drain"), ended, failed]);
+    }
+    stream.end(() => (sent = true));
+    await Promise.race([ended, failed]);
+    if (stream !== tcp) await Promise.race([wholeClose(tcp), failed]);
+  } finally {
+    slow.removeEventListener("abort", onSlow);
+  }
+}
+
+/**
+ * TLS says its farewell in the same way when a receiver has read everything and when it leaves in the middle of it. What
+ * differs is below: a system that closes a connection on which something lies unread resets it.
+ */
+async function wholeClose(tcp: Socket): Promise<void> {
+  if (!tcp.readableEnded) await once(tcp, "end", { signal: AbortSignal.timeout(FAREWELL_MS) }).catch(() => {});
+  if (!tcp.readableEnded) {
+    tcp.end(); // it waits for us to go first
+    await once(tcp, "end");
+    return;
+  }
+  await sleep(RESET_MS);
+  // Into a connection that was closed whole this goes nowhere; one that was reset takes no byte any more.
+  await new Promise<void>((resolve, reject) => {
+    tcp.write(Buffer.of(0), (error) => (error ? reject(networkFault(error)) : resolve()));
   });
 }

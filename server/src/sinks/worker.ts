@@ -17,11 +17,6 @@ import {
 } from "./cursor.ts";
 import { DeliveryError, type Item, type SinkDriver } from "./sink.ts";
 
-export interface Alarms {
-  raise(key: string, text: string): Promise<unknown>;
-  clear(key: string): Promise<unknown>;
-}
-
 export interface WorkerOptions {
   readonly store: Store;
   readonly key: SinkKey;
@@ -29,7 +24,6 @@ export interface WorkerOptions {
   readonly render: (entries: readonly StoredEntry[]) => Promise<readonly Item[]>;
   /** This process's id in table `nodes`. */
   readonly node: string;
-  readonly alarms: Alarms;
   readonly warn: (line: string) => void;
   readonly pollMs?: number;
   /** Pauses after failures, the last one for all further ones. */
@@ -52,13 +46,17 @@ const PARKED_IN_A_ROW = 3;
 export function startWorker(options: WorkerOptions): () => Promise<void> {
   const { store, key, driver, node, warn, pollMs = POLL_MS, pausesMs = PAUSES_MS } = options;
   const stopped = new AbortController();
-  const parkedAlarm = `sink ${key.name} parked`;
-  /** Smaller after a refusal, to find the entry that it is about; grows again with each success. */
+  /** Smaller after a refusal, to find the entry that it is about, and where time ran out; grows again with each success. */
   let entriesAtMost = driver.batch.entries;
 
   async function deliver(claim: Claim, signal: AbortSignal): Promise<void> {
+    if (claim.next < claim.size) await deliverNext(claim, signal);
+    // Last: one that the receiver cannot cope with must not hold up what comes.
     if (claim.retry) await retryParked(claim, signal);
-    if (claim.next >= claim.size) return releaseClaim(store, key, node);
+    if (claim.next >= claim.size) await releaseClaim(store, key, node);
+  }
+
+  async function deliverNext(claim: Claim, signal: AbortSignal): Promise<void> {
     const doubted = driver.doubtful && claim.failures > 0;
     const from =
       driver.resume === undefined
@@ -68,13 +66,18 @@ export function startWorker(options: WorkerOptions): () => Promise<void> {
         : Math.min(await driver.resume(claim.next, leafHashOf), claim.size);
     if (from === claim.size) return void (await moveCursor(store, claim, node, { from, to: from }));
     const { entries, bytes } = driver.batch;
-    const stored = await readEntries(store, { from, to: claim.size, entries: Math.min(entries, entriesAtMost), bytes });
+    // What is sent once more is sent whole, however little a batch may have now.
+    const atMost = Math.max(doubted ? claim.next - from : 0, Math.min(entries, entriesAtMost));
+    const stored = await readEntries(store, { from, to: claim.size, entries: atMost, bytes });
     const to = from + stored.length;
     try {
       await driver.deliver(await options.render(stored), signal);
     } catch (error) {
-      if (!(error instanceof DeliveryError) || !error.refused) throw error;
-      return halveOrPark(claim, from, stored.length, error);
+      if (!(error instanceof DeliveryError)) throw error;
+      if (error.refused) return halveOrPark(claim, from, stored.length, error);
+      // Who is too slow for this many would get them again and again, and never anything else.
+      if (error.slow || outOfTime(signal)) entriesAtMost = Math.ceil(stored.length / 2);
+      throw error;
     }
     entriesAtMost = Math.min(entries, entriesAtMost * 2);
     await moveCursor(store, claim, node, { from, to: Math.max(to, claim.next) });
@@ -92,7 +95,6 @@ export function startWorker(options: WorkerOptions): () => Promise<void> {
     if (from < claim.next || !(await parkEntry(store, claim, node, fault))) {
       throw new DeliveryError(`refuses one entry after another, now ${from}: ${error.message}`);
     }
-    await options.alarms.raise(parkedAlarm, `sink ${key.name} does not take entry ${from}: ${error.message}`);
   }
 
   async function retryParked(claim: Claim, signal: AbortSignal): Promise<void> {
@@ -106,8 +108,7 @@ export function startWorker(options: WorkerOptions): () => Promise<void> {
       if (!(error instanceof DeliveryError) || !error.refused) throw error;
       refused = error.message;
     }
-    const left = await settleParked(store, claim, index, refused);
-    if (!left) await options.alarms.clear(parkedAlarm);
+    await settleParked(store, claim, index, refused);
   }
 
   async function leafHashOf(index: number): Promise<string | undefined> {
@@ -128,7 +129,7 @@ export function startWorker(options: WorkerOptions): () => Promise<void> {
       return true;
     } catch (error) {
       if (stopped.signal.aborted || lost.signal.aborted) return false;
-      const text = faultOf(error);
+      const text = timeout.aborted ? `no batch was taken within ${BATCH_TIMEOUT_MS / 60_000} minutes` : faultOf(error);
       const pause = pausesMs[Math.min(claim.failures + 1, pausesMs.length) - 1] ?? 0;
       const asked = error instanceof DeliveryError ? (error.retryAfterMs ?? 0) : 0;
       if (claim.failures === 0) warn(`sink ${key.name}: is tried again: ${text}`);
@@ -169,9 +170,13 @@ export function startWorker(options: WorkerOptions): () => Promise<void> {
   return async () => {
     stopped.abort();
     await running;
-    await driver.close?.();
+    await driver.close?.().catch(() => {}); // a disk that fails: the others are stopped all the same
     await releaseClaim(store, key, node).catch(() => {}); // it runs out by itself
   };
+}
+
+function outOfTime(signal: AbortSignal): boolean {
+  return signal.aborted && signal.reason instanceof DOMException && signal.reason.name === "TimeoutError";
 }
 
 /** What is told and kept of a failure: our own words, and nothing that a far side could have written. */

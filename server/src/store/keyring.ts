@@ -40,7 +40,16 @@ export async function openKeyring(store: Store, rootKey: Uint8Array): Promise<Ke
     .onConflict((c) => c.doNothing())
     .execute();
   const rows = await store.selectFrom("keyring").select(["version", "wrapped"]).orderBy("version").execute();
-  const keys = new Map(rows.map(({ version, wrapped }) => [version, unwrap(rootKey, version, wrapped)]));
+  const keys = new Map<number, Buffer>();
+  for (const { version, wrapped } of rows) {
+    try {
+      keys.set(version, unwrap(rootKey, version, wrapped));
+    } catch (error) {
+      // The first key opens what revokes. A later row that does not open must not keep everything from being revoked: whoever
+      // may add rows to the store could see to that. What it had sealed, if anything, says so by itself.
+      if (version === 1) throw error;
+    }
+  }
   const newest = Math.max(...keys.keys());
 
   const keyOf = (version: number): Buffer => {

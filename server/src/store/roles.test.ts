@@ -140,6 +140,11 @@ const APP_ATTACKS: readonly string[] = [
   "update log_head set size = size + 1",
   "delete from log_queue",
   "select from log_head for update",
+  "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'LOGROLE'",
+  "select pg_cancel_backend(pid) from pg_stat_activity where usename = 'LOGROLE'",
+  "begin; lock table log_queue in share mode",
+  "select from log_queue for update",
+  "select setval('log_queue_id_seq', 1)",
   "set role LOGROLE",
   "alter role LOGROLE password 'mine'",
   "update keyring set version = 2",
@@ -195,9 +200,11 @@ for (const [name, find] of CLUSTERS) {
           "select (select array_agg(e::text) from log_entries e) as e, (select array_agg(c::text) from log_checkpoints c) as c",
         );
       const before = await logged();
-      const owner = new pg.Client(clientConfig(store.owner)); // somebody to try and throw out
-      await owner.connect();
-      undo.push(() => owner.end());
+      for (const address of [store.owner, store.log]) {
+        const victim = new pg.Client(clientConfig(address)); // somebody to try and throw out
+        await victim.connect();
+        undo.push(() => victim.end());
+      }
       const wrong: string[] = []; // a slip of form would say nothing about rights
       for (const [address, attacks] of [
         [store.app, [...ATTACKS, ...APP_ATTACKS]],
@@ -272,6 +279,35 @@ test("rights that somebody gave by hand are taken back at the next start, column
     `select proname from pg_proc where pronamespace = 'public'::regnamespace and has_function_privilege('${store.app.user}', oid, 'execute')`,
   );
   expect(functions).toEqual([]);
+});
+
+test("what somebody set for a login that is Glasskey's own, such as to read only, is gone at the next start", async () => {
+  const store = await emptyStore(inject("pg18"));
+  const start = () =>
+    migrate(store.owner, (client) =>
+      applyRoles(client, { app: { ...store.app, managed: true }, log: derivedLogin(ROOT, store.log.user) }),
+    );
+  await start();
+  for (const address of [store.app, store.log]) {
+    await query(
+      address,
+      `alter role current_user in database ${address.database} set default_transaction_isolation = 'serializable'`,
+    );
+    await query(address, "alter role current_user set default_transaction_read_only = on");
+    expect(await query(address, "show default_transaction_read_only")).toEqual([
+      { default_transaction_read_only: "on" },
+    ]);
+  }
+  await start();
+  for (const address of [store.app, store.log]) {
+    expect(
+      await query(
+        address,
+        `select current_setting('default_transaction_read_only') as readonly,
+           current_setting('default_transaction_isolation') as isolation, current_setting('search_path') as path`,
+      ),
+    ).toEqual([{ readonly: "off", isolation: "read committed", path: "pg_catalog, public, pg_temp" }]);
+  }
 });
 
 test("a separation in name only is refused: a user who is superuser, makes roles, belongs to another role or owns something", async () => {

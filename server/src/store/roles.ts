@@ -80,6 +80,8 @@ export async function applyRoles(client: pg.Client, { app, log }: StoreRoles): P
   try {
     await ensureRole(client, app, app.managed);
     await ensureRole(client, log, true);
+    // A login may set for itself what its sessions begin with: to read only, say, and nothing would be revoked any more.
+    for (const login of app.managed ? [app, log] : [log]) await forgetSettings(client, login.user);
     const users = [app.user, log.user];
     none(await attributesOf(client, users));
     await takeOwnership(client, owner, app.user);
@@ -121,6 +123,12 @@ async function ensureRole(client: pg.Client, login: StoreLogin, managed: boolean
       cause,
     );
   }
+}
+
+async function forgetSettings(client: pg.Client, user: string): Promise<void> {
+  const { rows } = await client.query<{ database: string }>("select current_database() as database");
+  const [role, database] = [pg.escapeIdentifier(user), pg.escapeIdentifier(rows[0]?.database ?? "")];
+  await client.query(`alter role ${role} reset all; alter role ${role} in database ${database} reset all`);
 }
 
 /** What an older Glasskey made as the user that it worked as goes to the owner. */

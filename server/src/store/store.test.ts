@@ -76,6 +76,23 @@ test("a store that is not there is said so, with what to check", async () => {
   });
 });
 
+test("insider who adds a row to the keyring keeps nothing from starting: what does not open is no key", async () => {
+  const address = await emptyStore();
+  await migrate(address);
+  const store = open(address);
+  const root = Buffer.alloc(32, 9);
+  const before = await openKeyring(store, root);
+  const sealed = before.seal(place, Buffer.from("secret words"));
+  await store
+    .insertInto("keyring")
+    .values({ version: 2_000_000_000, wrapped: Buffer.alloc(80, 1) })
+    .execute();
+  const after = await openKeyring(store, root);
+  expect(after.open(place, sealed).toString()).toBe("secret words");
+  expect(before.open(place, after.seal(place, Buffer.from("more"))).toString()).toBe("more");
+  await expect(openKeyring(store, Buffer.alloc(32, 8))).rejects.toMatchObject({ code: "integrity" });
+});
+
 test("what the keyring sealed opens in its own place only, with its own root key only, and not after one bit changed", async () => {
   const address = await emptyStore();
   await migrate(address);

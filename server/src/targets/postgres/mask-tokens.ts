@@ -32,7 +32,8 @@ const [QUOTE, DOUBLE_QUOTE, DOLLAR, BACKSLASH, AMPERSAND, DOT, MINUS, SLASH, STA
   39, 34, 36, 92, 38, 46, 45, 47, 42,
 ];
 
-function tokenAt(sql: string, start: number): Token {
+/** The token that begins at `start`, which is not the end of the text. */
+export function tokenAt(sql: string, start: number): Token {
   const code = sql.charCodeAt(start);
   const next = sql.charCodeAt(start + 1);
   if (isBlank(code)) return { kind: "blank", start, end: blankEnd(sql, start) };

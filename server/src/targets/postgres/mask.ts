@@ -50,6 +50,8 @@ export interface MaskedParameters {
 const MAX_MARKS = 4_000;
 /** Names that a session may make suspect; past it, all are. */
 const MAX_NAMES = 1_000;
+const WORD = /[\w\u0080-\uffff]+/;
+const WORDS = new RegExp(WORD, "g");
 /** The most that masking adds to a text. */
 export const MAX_MASK_GROWTH = (MAX_MARKS + 1) * 60;
 
@@ -62,22 +64,20 @@ export function createMask(rules: MaskRules): Mask {
   const whole = (text: string): string => `‹masked: ${text.length} characters, ${hash(text)}›`;
 
   const remember = (name: string): void => {
-    if (names.size >= MAX_NAMES) everyName = true;
-    else if (name !== "") names.add(name.toLowerCase());
+    if (name === "") return;
+    // By its first word, so that it is found in whatever quotes. One in escapes, or put together, may be any.
+    const word = /^u&"|%/i.test(name) ? undefined : WORD.exec(name)?.[0];
+    if (word === undefined || names.size >= MAX_NAMES) everyName = true;
+    else names.add(word.toLowerCase());
   };
 
-  /** Whether the text uses a name that a suspect statement of this session defined. */
-  const usesName = (sql: string): boolean => {
+  /** Whether the text uses, also within a string, a name that a suspect statement of this session defined. */
+  const usesName = (text: string): boolean => {
+    if (everyName && /execute|fetch|\(/i.test(text)) return true;
     if (names.size === 0) return false;
-    const tokens = tokensOf(sql);
-    const name = (token: Token): string => sql.slice(token.start, token.end).replaceAll('"', "").toLowerCase();
-    if (everyName && /execute|\(/i.test(sql)) return true;
-    return tokens.some(
-      (token) =>
-        (token.kind === "word" || token.kind === "quoted") &&
-        // A name in escapes may be any.
-        (names.has(name(token)) || (token.kind === "quoted" && !sql.startsWith('"', token.start))),
-    );
+    if (/u&"/i.test(text)) return true; // a name in escapes may be any
+    for (const [word] of text.matchAll(WORDS)) if (names.has(word.toLowerCase())) return true;
+    return false;
   };
 
   const mark = (sql: string, token: Token): string => {
@@ -143,7 +143,8 @@ export function createMask(rules: MaskRules): Mask {
         if (!rules.parameters || !/execute/i.test(sql)) return result(sql, sql, false);
         return result(read ? executeArguments(sql) : whole(sql), sql, false);
       }
-      if (secret) for (const name of definedNames(sql)) remember(name);
+      // What could not be read is not forwarded, and defines nothing.
+      if (secret && read) for (const name of definedNames(sql)) remember(name);
       if (!read) return result(sql === "" ? "" : whole(sql), sql, secret);
       return result(constants(sql, secret, rules.literals), sql, secret);
     },
@@ -163,15 +164,23 @@ export function createMask(rules: MaskRules): Mask {
     defined(name, of) {
       if (of.secret) remember(name);
     },
-    name: (name, of) => ((of?.secret === true && name !== "") || isSuspect(name) ? whole(name) : name),
-    words: (text, masked) => (text !== "" && (masked || isSuspect(text)) ? whole(text) : text),
+    name: (name, of) =>
+      (of?.secret === true && name !== "") || isSuspect(name) || usesName(name) ? whole(name) : name,
+    // A name is in double quotes there.
+    words: (text, masked) =>
+      text !== "" &&
+      (masked ||
+        isSuspect(text) ||
+        Array.from(text.matchAll(/"([^"]{1,200})"/g), ([, name = ""]) => name).some(usesName))
+        ? whole(text)
+        : text,
     data: (bytes) => Buffer.from(`‹masked: ${bytes.length} bytes, ${hash(bytes)}›\n`),
   };
 }
 
-/** What a client says of itself before there is a key: withheld without a hash. */
-export function withheld(text: string): string {
-  return isSuspect(text) ? `‹masked: ${text.length} characters›` : text;
+/** What a client says of itself before there is a key: withheld without a hash. The word that tells may be cut off. */
+export function withheld(text: string, maxLength = Number.POSITIVE_INFINITY): string {
+  return isSuspect(text) ? `‹masked: ${text.length} characters›` : text.slice(0, maxLength);
 }
 
 function isSuspectParameter(parameter: Parameter): boolean {
@@ -181,40 +190,67 @@ function isSuspectParameter(parameter: Parameter): boolean {
 
 /** Words that stand where a value may, and are none that anybody would keep to himself. */
 const PLAIN =
-  /^(?:null|true|false|default|on|off|current|local|all|any|some|array|row|case|not|exists|select|cast|coalesce)$/i;
+  /^(?:null|true|false|default|on|off|current|local|all|any|some|array|row|case|not|exists|select|cast|coalesce|user|(?:current|session)_\w+|localtime\w*)$/i;
+/** Words behind which a value stands. */
+const COMPARES = /^(?:like|ilike)$/i;
+/** Words in front of a parenthesis that values stand in. */
+const TAKES_VALUES = /^(?:values|in|set_config|crypt|hmac|digest|dblink\w*|pgp_\w+|encrypt|decrypt)$/i;
 
 /**
- * Names that stand where a value does: `SET app.password = hunter2`, and `password = "hunter2"`, which somebody wrote who
- * took double quotes for single ones. Not a name that is qualified, or called.
+ * Names that stand where a value does: `SET app.password = hunter2`, `password = "hunter2"`, `VALUES (ann, hunter2)`, of
+ * somebody who took double quotes for single ones, or whose shell took them away. Not a name that is qualified, or called.
  */
 function valuePlaces(sql: string, tokens: readonly Token[], secret: boolean): ReadonlySet<number> {
   const places = new Set<number>();
   let first = ""; // of the statement
   let setting = false; // behind SET name TO, up to the statement's end
+  let sets = false; // behind SET in a statement that makes something
   let after = false; // behind a sign of comparison or assignment
   let inValues = 0; // depth of parentheses behind VALUES
   let depth = 0;
+  const lists: number[] = []; // depths at which values are listed
+  let last = "";
   for (const [index, token] of tokens.entries()) {
     if (token.kind === "blank" || token.kind === "comment") continue;
     const text = sql.slice(token.start, token.end);
+    const before = last;
+    last = text;
     if (token.kind === "word" || token.kind === "quoted") {
       const word = text.toLowerCase();
-      const sets = first === "set" || first === "alter" || first === "create";
+      const isSetter = first === "set" || first === "alter" || first === "create";
       if (first === "") first = word;
-      else if (sets && word === "to") setting = true;
+      else if (isSetter && word === "to") setting = true;
+      else if (word === "set") [sets, setting] = [true, false];
+      else if (word === "as" && first === "create") setting = false;
+      else if (word === "zone" && first === "set") setting = true; // SET TIME ZONE
       else if (word === "values") inValues = depth + 1;
-      else if (setting || (secret && (after || (inValues > 0 && depth >= inValues && token.kind === "quoted")))) {
+      else if (word === "select" && before === "(") lists.pop(); // IN (SELECT …)
+      else {
         const sign = nextSign(sql, tokens, index);
-        if (sign !== "." && sign !== "(" && !PLAIN.test(text)) places.add(index);
-      } else if (secret && token.kind === "quoted" && !/^"[A-Za-z_]+"$/.test(text)) places.add(index);
-      after = false;
+        const isListed = lists.at(-1) === depth && (before === "(" || before === ",") && (sign === "," || sign === ")");
+        const quoted = inValues > 0 && depth >= inValues && token.kind === "quoted";
+        const isValue = setting || isListed || (secret && (after || quoted));
+        if (isValue && sign !== "." && sign !== "(" && !PLAIN.test(text)) places.add(index);
+        else if (!isValue && secret && token.kind === "quoted" && !/^"[A-Za-z_]+"$/.test(text)) places.add(index);
+      }
+      after = COMPARES.test(text);
       continue;
     }
     after = /^[=<>~!@]$/.test(text);
     if (text === "=" && (first === "set" || first === "alter")) setting = true;
-    if (text === "(") depth += 1;
-    if (text === ")") depth -= 1;
-    if (text === ";") [first, setting, inValues, depth] = ["", false, 0, 0];
+    if (text === "=" && first === "create" && sets) [setting, sets] = [true, false];
+    if (text === "(") {
+      depth += 1;
+      if (TAKES_VALUES.test(before) || (before === "," && inValues === depth)) lists.push(depth);
+    }
+    if (text === ")") {
+      if (lists.at(-1) === depth) lists.pop();
+      depth -= 1;
+    }
+    if (text === ";") {
+      [first, setting, sets, inValues, depth] = ["", false, false, 0, 0];
+      lists.length = 0;
+    }
   }
   return places;
 }
@@ -228,18 +264,24 @@ function nextSign(sql: string, tokens: readonly Token[], index: number): string 
   return "";
 }
 
-/** The constants among the arguments of `EXECUTE name (…)`. */
+/** The constants among the arguments of `EXECUTE name (…)`, and names that are a whole argument. */
 function argumentPlaces(sql: string, tokens: readonly Token[]): ReadonlySet<number> {
   const places = new Set<number>();
   let seen: "nothing" | "execute" | "name" = "nothing";
   let depth = 0;
+  let last = "";
   for (const [index, token] of tokens.entries()) {
     if (token.kind === "blank" || token.kind === "comment") continue;
     const text = sql.slice(token.start, token.end);
+    const before = last;
+    last = text;
     if (depth > 0) {
       if (text === "(") depth += 1;
       else if (text === ")") depth -= 1;
       else if (token.kind === "string" || token.kind === "number") places.add(index);
+      else if (token.kind !== "sign" && /^[(,]$/.test(before) && !PLAIN.test(text)) {
+        if (/^[,)]$/.test(nextSign(sql, tokens, index))) places.add(index);
+      }
       if (depth === 0) seen = "nothing";
     } else if (seen === "name" && text === "(") depth = 1;
     else if (seen === "execute" && (token.kind === "word" || token.kind === "quoted")) seen = "name";
@@ -248,11 +290,17 @@ function argumentPlaces(sql: string, tokens: readonly Token[]): ReadonlySet<numb
   return places;
 }
 
-/** Names of statements that are prepared, and of functions and procedures that are made, in a text. */
+/** As in a string that is run: `prepare p`, `create function "s"."f"`. Bounded, and `%I` and the like are part of a name. */
+const DEFINES = /\b(?:prepare|function|procedure)\s{1,20}([\w$%."\u0080-\uffff]{1,200})/gi;
+
+/**
+ * Names that a text gives: to statements that are prepared, to functions and procedures, to cursors, and by RENAME. Also
+ * in strings, as in `DO $$ … EXECUTE 'PREPARE …' … $$`.
+ */
 function definedNames(sql: string): readonly string[] {
-  const names: string[] = [];
+  const names = Array.from(sql.matchAll(DEFINES), ([, name = ""]) => name.split(".").at(-1) ?? "");
   let pending: string | undefined; // the name so far, empty behind the keyword
-  let dotted = false;
+  let last = "";
   const done = (): void => {
     if (pending !== undefined && pending !== "") names.push(pending);
     pending = undefined;
@@ -261,12 +309,13 @@ function definedNames(sql: string): readonly string[] {
     if (token.kind === "blank" || token.kind === "comment") continue;
     const text = sql.slice(token.start, token.end);
     const isName = token.kind === "word" || token.kind === "quoted";
-    if (isName && (pending === "" || (pending !== undefined && dotted))) pending = text.replaceAll('"', "");
+    if (isName && (pending === "" || (pending !== undefined && last === "."))) pending = text;
     else if (text !== "." || pending === undefined) {
       done();
-      if (/^(?:prepare|function|procedure)$/i.test(text)) pending = "";
+      if (/^(?:prepare|function|procedure|declare)$/i.test(text)) pending = "";
+      if (/^to$/i.test(text) && /^rename$/i.test(last)) pending = "";
     }
-    dotted = text === ".";
+    last = text;
   }
   done();
   return names;

@@ -388,6 +388,6 @@ function completedJson(sent: Sent, mask: Mask): string {
   const failed =
     error === undefined
       ? ""
-      : `,"error":${JSON.stringify({ sqlstate: error.sqlstate, message: mask.words(error.message.slice(0, 2_000), sent.errorMasked) })}`;
+      : `,"error":${JSON.stringify({ sqlstate: error.sqlstate, message: mask.words(error.message, sent.errorMasked).slice(0, 2_000) })}`;
   return `{"n":${sent.n}${tag}${counted}${failed},"us":${us}}`;
 }

@@ -1,8 +1,11 @@
 import fc from "fast-check";
-import { expect, test } from "vitest";
+import { beforeAll, expect, test } from "vitest";
 import { createPipe, type Pipe } from "./fixtures/pipe.ts";
 import { say } from "./fixtures/raw-client.ts";
+import { loadParser, parseSql } from "./scope-parser.ts";
 import * as wire from "./wire.ts";
+
+beforeAll(loadParser);
 
 const name = fc.constantFrom("", "s", "p");
 const clientMessage = fc.oneof(
@@ -107,4 +110,47 @@ test("an answer that nothing asked for is not passed on as if it were one", () =
   expect(() => copyBoth.fromTarget(wire.message(wire.BACKEND.copyBothResponse, Buffer.alloc(3)))).toThrow(
     wire.ProtocolViolation,
   );
+});
+
+test("what is not text is searched as a whole before its beginning is recorded", () => {
+  const notText = (text: string): Buffer => Buffer.concat([Buffer.from(text), Buffer.from([0xe9, 0])]);
+  const secret = `insert into u values ('hunter2hunter2', '${"x".repeat(2_000)}') -- the passw`;
+  const wide = Buffer.from("select 'hunter2' as password", "utf16le").toString("latin1");
+  for (const text of [secret, wide]) {
+    for (const message of [
+      wire.message(wire.FRONTEND.query, notText(text)),
+      wire.message(wire.FRONTEND.parse, Buffer.from([0]), notText(text), Buffer.alloc(2)),
+    ]) {
+      const pipe = createPipe();
+      run(pipe, [{ side: "client", bytes: message }]);
+      expect(pipe.records.join("\n")).toMatch(/masked: \d+ characters|invalid|malformed/i);
+      expect(pipe.records.join("\n").replaceAll("\\u0000", "")).not.toContain("hunter2");
+    }
+  }
+  const plain = createPipe();
+  plain.fromClient(wire.message(wire.FRONTEND.query, notText("x".repeat(5_000))));
+  expect((JSON.parse(String(plain.records[0])) as { text: string }).text).toBe("x".repeat(1_000));
+});
+
+test("a refusal's reason does not repeat a secret that is taken for a name too long", () => {
+  const secret = "hunter2".repeat(10);
+  const pipe = createPipe({
+    ...{ parameter: () => ({ ok: true, classes: [] }), fastpath: () => ({ ok: true, classes: [] }) },
+    ...{ startup: {}, cached: 0 },
+    check: (sql) => {
+      const parsed = parseSql(sql);
+      return parsed.ok ? { ok: true, classes: [] } : { ok: false, reason: parsed.message, sqlstate: "54000" };
+    },
+  });
+  pipe.fromClient(say.query(`update users set password = "${secret}"`));
+  expect(pipe.records.join("\n")).toContain("masked");
+  expect(pipe.records.join("\n")).not.toContain("hunter2");
+});
+
+test("COPY data that comes before its COPY was answered is masked, whatever was sent behind the COPY", () => {
+  const pipe = createPipe();
+  pipe.fromClient(Buffer.concat([say.query("copy t from stdin /* password */"), say.query("select 1")]));
+  pipe.fromClient(say.copyData("hunter2\n"));
+  expect(Buffer.concat(pipe.records.map((record) => Buffer.from(record))).toString()).not.toContain("hunter2");
+  expect(Buffer.concat(pipe.toTarget).toString()).toContain("hunter2");
 });

@@ -43,7 +43,7 @@ export function createRequests(options: RequestsOptions): Requests {
   const { checker, answers, statements, tape, mask } = options;
   const counts = { statements: 0, refused: 0 };
   let n = 0;
-  let youngestTakesMasked = false; // COPY data of statement n is masked
+  let youngestTakesMasked = false; // COPY data of statement n, or of one before it that has no answer yet, is masked
   let skipping = false;
   let terminated = false;
   let waiting = false;
@@ -84,7 +84,7 @@ export function createRequests(options: RequestsOptions): Requests {
     const { text = NO_TEXT, via } = what;
     send(kind, 0, text.masked, report);
     // A reason tells values of the text: the word that was not understood, a setting, a name.
-    const quotes = why.sqlstate === "42601" || why.reason.includes('"');
+    const quotes = why.sqlstate === "42601" || /"|^the name /.test(why.reason);
     const reason = mask.words(why.reason, text.masked && quotes);
     tape.write(RECORD.statementRefused, n, JSON.stringify({ n, via, text: text.shown, reason, ...flag(text.masked) }));
     if (kind === SENT.query) return wire.REFUSED_QUERY;
@@ -101,6 +101,9 @@ export function createRequests(options: RequestsOptions): Requests {
     return n;
   };
 
+  const tookMasked = (data: boolean): void => {
+    youngestTakesMasked = data || (answers.outstanding > 0 && youngestTakesMasked);
+  };
   const takesMasked = (): boolean => (answers.copyInto > 0 ? answers.copyMasked : youngestTakesMasked);
 
   /** Masked COPY data is written once per turn, not per message: clients send some of a few bytes. */
@@ -125,12 +128,15 @@ export function createRequests(options: RequestsOptions): Requests {
     return Buffer.concat([close, wire.message(wire.FRONTEND.parse, name, stale.text, stale.parameterTypes), original]);
   };
 
+  /** The beginning of what is not text. Searched as a whole: the word that tells of a secret may stand far behind it. */
+  const lossy = (bytes: Buffer, start0: number, end: number): MaskedText => {
+    const whole = mask.text(bytes.toString("utf8", start0, end), false);
+    return whole.masked ? whole : { ...whole, shown: whole.shown.slice(0, 1_000) };
+  };
+
   const query = (bytes: Buffer, start0: number, end: number): Outcome => {
     const text = wire.soleText(bytes, start0, end);
-    if (text === undefined) {
-      const lossy = bytes.toString("utf8", start0, Math.min(end, start0 + 1_000));
-      return refuse(SENT.query, { via: "simple", text: mask.text(lossy, false) }, UNREADABLE);
-    }
+    if (text === undefined) return refuse(SENT.query, { via: "simple", text: lossy(bytes, start0, end) }, UNREADABLE);
     const { reading } = statements;
     if (reading === "wait") return wait();
     const verdict = reading === "plain" && !isPlain(text) ? UNSETTLED : checker.check(text);
@@ -138,7 +144,7 @@ export function createRequests(options: RequestsOptions): Requests {
     if (!verdict.ok) return refuse(SENT.query, { via: "simple", text: masked }, verdict);
     const run = prepared(text, verdict.classes, masked);
     const number = start("simple", run.textJson, "", masked.masked);
-    youngestTakesMasked = masked.data;
+    tookMasked(masked.data);
     send(SENT.query, number, masked.masked || masked.data, undefined, statements.running(run, true));
     return KEEP;
   };
@@ -147,11 +153,7 @@ export function createRequests(options: RequestsOptions): Requests {
     const { name, text, types } = wire.decodeParse(bytes, start0, end);
     if (text === undefined) {
       statements.refuse(name);
-      return refuse(
-        SENT.parse,
-        { via: "extended", text: mask.text(bytes.toString("utf8", start0, Math.min(end, start0 + 1_000)), false) },
-        UNREADABLE,
-      );
+      return refuse(SENT.parse, { via: "extended", text: lossy(bytes, start0, end) }, UNREADABLE);
     }
     const { reading } = statements;
     if (reading === "wait") return wait();
@@ -217,7 +219,7 @@ export function createRequests(options: RequestsOptions): Requests {
     portal.recorded = true;
     portal.prepared.recorded = true;
     const { data } = portal.prepared.masked;
-    youngestTakesMasked = data;
+    tookMasked(data);
     send(SENT.execute, number, portal.masked || data, undefined, statements.running(portal.prepared, false));
     return KEEP;
   };

@@ -139,8 +139,8 @@ async function open(startup: Startup, connection: ClientConnection, gate: Gate, 
   const session = await gate.open({
     ...{ user, remoteAddress: connection.remoteAddress },
     client: {
-      database: withheld((parameters.get("database") ?? "").slice(0, 63)),
-      application: withheld((parameters.get("application_name") ?? "").slice(0, 63)),
+      database: withheld(parameters.get("database") ?? "", 63),
+      application: withheld(parameters.get("application_name") ?? "", 63),
       protocol: `3.${Math.min(startup.minor, wire.NEWEST_MINOR)}`,
       tls:
         "getProtocol" in socket ? String((socket as Socket & { getProtocol(): string | null }).getProtocol()) : "none",

@@ -1,0 +1,188 @@
+import { cp, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { sleep } from "../core/clock.ts";
+import { GlassError } from "../core/errors.ts";
+import { newId } from "../core/ids.ts";
+import { RECORD } from "../targets/target.ts";
+import { FILE_HEADER_BYTES } from "./frame.ts";
+import { isGivenUp, NOTE } from "./journal-mirror.ts";
+import { disks } from "./testing/disks.ts";
+import { committed, recordsIn, testFolder, testJournal } from "./testing/journal.ts";
+
+async function pair(): Promise<{ one: string; two: string } & AsyncDisposable> {
+  const folder = await testFolder();
+  return {
+    one: join(folder.path, "one"),
+    two: join(folder.path, "two"),
+    [Symbol.asyncDispose]: () => folder[Symbol.asyncDispose](),
+  };
+}
+
+/** One life of the journal in which a session of its own gets that many records. @returns the session. */
+async function life(dirs: { one: string; two: string }, records: number, away?: string): Promise<string> {
+  const files = disks();
+  if (away !== undefined) files.break(away);
+  await using journal = await testJournal(dirs.one, { mirror: dirs.two, files });
+  const session = newId("session");
+  const recorder = journal.recorder(session);
+  for (let i = 1; i <= records; i++) await committed(recorder, RECORD.data, Buffer.alloc(500, i));
+  return session;
+}
+
+const replace = async (dir: string, by: string | undefined): Promise<void> => {
+  await rm(dir, { recursive: true, force: true });
+  if (by !== undefined) await cp(by, dir, { recursive: true });
+};
+
+test("a disk that went on alone, was away while the other was used, and is longer, does not take away what that one was given", async () => {
+  await using folders = await pair();
+  const { one, two } = folders;
+  await life(folders, 5);
+  await cp(two, `${two}.stale`, { recursive: true });
+  await life(folders, 20, two); // one goes on alone
+  await cp(one, `${one}.alone`, { recursive: true });
+  await replace(one, undefined); // its disk is not mounted: an empty folder
+  await replace(two, `${two}.stale`);
+  const acknowledged = await life(folders, 4);
+  await replace(one, `${one}.alone`);
+  let refused = "";
+  await (await testJournal(one, { mirror: two }).catch((error: Error) => void (refused = error.message)))?.close();
+  expect((await recordsIn(two)).filter(({ session }) => session === acknowledged)).toHaveLength(4);
+  expect(refused).toContain("differ in what each says");
+});
+
+test("a damaged copy that went on alone is not made good from the other, however long that is by now", async () => {
+  await using folders = await pair();
+  const { one, two } = folders;
+  await life(folders, 2);
+  await cp(two, `${two}.stale`, { recursive: true });
+  await life(folders, 3, two);
+  const path = join(one, "000000000001.gkj");
+  const bytes = await readFile(path);
+  bytes[FILE_HEADER_BYTES + 100] = (bytes[FILE_HEADER_BYTES + 100] as number) ^ 1;
+  await writeFile(path, bytes);
+  await cp(one, `${one}.alone`, { recursive: true });
+  await replace(one, undefined);
+  await replace(two, `${two}.stale`);
+  await life(folders, 20);
+  await replace(one, `${one}.alone`);
+  await expect(testJournal(one, { mirror: two })).rejects.toMatchObject({ code: "integrity" });
+  expect((await readFile(path)).equals(bytes)).toBe(true);
+});
+
+test("the note that a disk was given up holds whatever its folder is called, and a note that cannot be read is not taken for a broken disk", async () => {
+  await using folder = await testFolder();
+  const name = "запись-".repeat(17); // 510 bytes as a note would escape them are soon full
+  const folders = { one: join(folder.path, "один", name), two: join(folder.path, "два", name, name) };
+  await life(folders, 3);
+  const alone = await life(folders, 6, folders.two);
+  expect(await isGivenUp(folders.two, folders.one)).toBe(true);
+  await life(folders, 0);
+  expect((await recordsIn(folders.two)).filter(({ session }) => session === alone)).toHaveLength(6);
+
+  const last = await life(folders, 2, folders.two);
+  await writeFile(join(folders.one, NOTE), "without %D0%B".padEnd(512));
+  await life(folders, 0);
+  expect((await recordsIn(folders.two)).filter(({ session }) => session === last)).toHaveLength(2);
+});
+
+test("a disk that prepares files slowly, but does, is not given up: only one that gets no further is", async () => {
+  await using folders = await pair();
+  const inner = disks();
+  let slices = 0;
+  const prepare: typeof inner.prepare = async (dir, name, head, bytes, slice) => {
+    if (dir === folders.two)
+      for (; slices < 8; slices++) {
+        await slice();
+        await sleep(60); // as a slow disk's sync
+      }
+    await inner.prepare(dir, name, head, bytes, slice);
+  };
+  await using journal = await testJournal(folders.one, {
+    mirror: folders.two,
+    files: { ...inner, prepare },
+    slowDiskMs: 240,
+  });
+  await committed(journal.recorder(newId("session")), RECORD.notice, "{}");
+  expect(slices).toBe(8);
+  expect(journal.degraded()).toBeUndefined();
+});
+
+/** What is found at a folder's path at a start: its disk; an empty folder, gone afterwards, as where a volume is not mounted; or nothing of use. */
+type Found = "disk" | "empty" | "nothing";
+const SCENES: readonly (readonly [Found, Found, fails?: "one" | "two"])[] = [
+  ["disk", "disk"],
+  ["disk", "disk", "one"],
+  ["disk", "disk", "two"],
+  ["empty", "disk"],
+  ["disk", "empty"],
+  ["nothing", "disk"],
+  ["disk", "nothing"],
+];
+const lifeOf = fc.record({
+  scene: fc.constantFrom(...SCENES),
+  /** After how many operations the disk fails, where one does. */
+  after: fc.integer({ min: 1, max: 60 }),
+  records: fc.integer({ min: 0, max: 6 }),
+  killed: fc.boolean(),
+});
+
+/** One goes on alone, further than the other does while one is not mounted; then both are there. */
+const WENT_ON_APART = [
+  [0, 2],
+  [6, 6],
+  [3, 2],
+  [0, 0],
+].map(([scene = 0, records = 0]) => ({ scene: SCENES[scene] ?? SCENES[0], after: 1, killed: false, records }));
+
+test("whatever the order of disks that fail, are away and come back: what was acknowledged is never taken from the last folder that has it", async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(lifeOf, { minLength: 3, maxLength: 7 }), async (lives) => {
+      await using folder = await testFolder();
+      const at = { one: join(folder.path, "one"), two: join(folder.path, "two") };
+      const kept = (side: string): string => join(folder.path, `${side}.disk`);
+      const acknowledged: string[] = [];
+      for (const { scene, after, records, killed } of lives) {
+        const [one, two, fails] = scene;
+        const found = { one, two };
+        for (const side of ["one", "two"] as const) {
+          if (found[side] === "nothing") await writeFile(at[side], "");
+          else if (found[side] === "empty") await mkdir(at[side]);
+          else await rename(kept(side), at[side]).catch(() => mkdir(at[side]));
+        }
+        const files = disks(fails === undefined ? undefined : { dir: at[fails], at: after, how: "EIO" });
+        let left = false;
+        try {
+          const journal = await testJournal(at.one, { mirror: at.two, files });
+          const session = newId("session");
+          const recorder = journal.unavailable() === undefined ? journal.recorder(session) : undefined;
+          for (let i = 1; i <= records && recorder !== undefined && journal.failures.length === 0; i++) {
+            await new Promise<void>((resolve) => {
+              recorder.write(RECORD.data, Buffer.alloc(2_000, i), () => {
+                if (!left) acknowledged.push(`${session} ${i}`);
+                resolve();
+              });
+              void journal.flush().catch(() => resolve());
+            });
+          }
+          if (killed && recorder !== undefined) recorder.write(RECORD.data, Buffer.alloc(3_000, 9), () => {});
+          left = true;
+          await journal.close();
+        } catch (error) {
+          if (!(error instanceof GlassError)) throw error;
+        }
+        for (const side of ["one", "two"] as const) {
+          if (found[side] === "disk") await rename(at[side], kept(side));
+          else await rm(at[side], { recursive: true });
+        }
+      }
+      const there = new Set<string>();
+      for (const side of ["one", "two"])
+        for (const { session, seq } of await recordsIn(kept(side)).catch(() => [])) there.add(`${session} ${seq}`);
+      expect(acknowledged.filter((record) => !there.has(record))).toEqual([]);
+    }),
+    { numRuns: 25, examples: [[WENT_ON_APART]] },
+  );
+}, 300_000);
