@@ -30,6 +30,8 @@ if (major > 24 || (major === 24 && minor >= 11)) {
   const offline = [...SERVER, "playbook"].includes(second) || (second === "archive" && rest[0] === "restore");
   const asked = first === "help" && offline;
   const argv = asked ? [second, ...rest, "--help"] : process.argv.slice(2);
+  // A disk that answers nothing keeps a thread for each question; the other disk, and all else, needs some too.
+  if (argv[0] === "serve") process.env.UV_THREADPOOL_SIZE ??= "16";
   const { main } = await load(argv[0] ?? "", argv[1]);
   process.exitCode = await main(argv);
 } else {

@@ -105,7 +105,7 @@ test("a recording that is damaged in the middle gives no file, and says what is 
   const file = join(homes, "damaged.jsonl");
   const { code, stderr } = await run("ida", ["export", damaged, "-o", file]);
   expect(code).toBe(1);
-  expect(stderr).toMatch(/chunk \d+ of se_\w+ is missing/);
+  expect(stderr).toMatch(/chunk \d+ of se_\w+ is not the one that the log tells of/);
   expect(existsSync(file)).toBe(false);
   // Nor does what comes first pass for the whole on standard output.
   const shown = await run("ida", ["export", damaged]);

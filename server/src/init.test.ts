@@ -42,7 +42,7 @@ test("what glasskey.yaml has behind # as examples is taken as it stands", async 
   const text = await readFile(join(made.dir, "glasskey.yaml"), "utf8");
   const key = "witness.sec.example/w1+1559647c+BG6dK8Td2VO6XhGqmYVaHtiE/zT9jCn3L0hRJWasTtwc";
   await writeFile(file, text.replaceAll(/^# (?=[a-z]+:| )/gm, "").replace('key: "…"', `key: "${key}"`));
-  expect(readConfig(file)).toMatchObject({ archive: {}, sinks: { siem: { kind: "syslog" } } });
+  expect(readConfig(file)).toMatchObject({ archive: {}, sinks: [{ name: "siem", kind: "syslog" }] });
 });
 
 test("a folder that is not empty is left alone", async () => {

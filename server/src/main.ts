@@ -155,7 +155,10 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     parts.set("notifier", () => notifier.stop());
 
     const doors = createDoors();
-    doors.shut("start", new GlassError("recording_unavailable", "Glasskey is starting", { next: "Try again in a moment." }));
+    doors.shut(
+      "start",
+      new GlassError("recording_unavailable", "Glasskey is starting", { next: "Try again in a moment." }),
+    );
     const trouble = createTrouble({ store, warn, notifier, doors });
     let dead = false;
     let ending = false;

@@ -42,7 +42,8 @@ interface Entry {
   grant_id: string | null;
 }
 
-const LOG_TABLES = ["log_entries", "log_tiles", "log_head", "log_checkpoints", "log_queue", "chunks"] as const;
+/** Of the log, and what is compared with the data folder. */
+const KEPT_TABLES = ["log_entries", "log_tiles", "log_head", "log_checkpoints", "log_queue", "chunks", "journals"];
 
 /** Grants with a session each, until the log has at least `entries`, all of it sealed, signed and exported. */
 export async function populate(system: TestSystem, entries: number): Promise<Remembered> {
@@ -67,13 +68,13 @@ export async function backup(system: TestSystem): Promise<() => Promise<void>> {
   await rm(`${dataDir}.kept`, { recursive: true, force: true });
   await cp(dataDir, `${dataDir}.kept`, { recursive: true });
   await system.storeQuery(
-    `drop schema if exists kept cascade; create schema kept; ${LOG_TABLES.map((name) => `create table kept.${name} as table public.${name}`).join(";")}`,
+    `drop schema if exists kept cascade; create schema kept; ${KEPT_TABLES.map((name) => `create table kept.${name} as table public.${name}`).join(";")}`,
   );
   return async () => {
     await rm(dataDir, { recursive: true, force: true });
     await cp(`${dataDir}.kept`, dataDir, { recursive: true });
     await withoutTriggers(system, () =>
-      LOG_TABLES.map(
+      KEPT_TABLES.map(
         (name) => `delete from ${name}; insert into ${name} overriding system value select * from kept.${name}`,
       ).join(";"),
     );

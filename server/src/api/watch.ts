@@ -1,6 +1,6 @@
 import { Readable } from "node:stream";
 import { params, type WatchLine } from "@glasskey/contract";
-import { sleep } from "../core/clock.ts";
+import { sleep, within } from "../core/clock.ts";
 import { GlassError } from "../core/errors.ts";
 import type { Watched } from "../recording/watch.ts";
 import { storeError } from "../store/database.ts";
@@ -32,7 +32,7 @@ export function watchRoute(app: Routes, api: Api): void {
       stop(new GlassError("server_unreachable", "Glasskey is stopping", { next: "Watch again when it is back." }));
       return over;
     });
-    if (left.length > 0) await Promise.race([Promise.all(left), sleep(FAREWELL_MS)]);
+    if (left.length > 0) await within<unknown>(FAREWELL_MS, Promise.all(left), () => undefined);
   });
 
   app.get(

@@ -1,7 +1,7 @@
 import { openCheckpoint, parseVerifierKeys } from "@glasskey/verify";
 import type { LogReader } from "../audit/read.ts";
 import { sha256 } from "../core/bytes.ts";
-import { sleep } from "../core/clock.ts";
+import { sleep, within } from "../core/clock.ts";
 import { formatDuration } from "../core/duration.ts";
 import { describe, GlassError } from "../core/errors.ts";
 import { sha256Hex, type ObjectStore } from "../objects/object-store.ts";
@@ -201,7 +201,9 @@ export function startArchive(options: ArchiveOptions): Archive {
       const refused = error instanceof GlassError && (error.code === "config_invalid" || error.code === "integrity");
       if (refused) fit = false; // it is looked at again from the beginning
       const text =
-        error instanceof GlassError && error.next !== undefined ? `${describe(error)} ${error.next}` : describe(error);
+        error instanceof GlassError && error.next !== undefined
+          ? `${describe(error).replace(/\.$/, "")}. ${error.next}`
+          : describe(error);
       if (cursor.last_error !== text.slice(0, 500)) warn(`archive: ${text}`);
       await cursors.fail(text, refused);
     }
@@ -220,7 +222,7 @@ export function startArchive(options: ArchiveOptions): Archive {
     const cursor = await cursors.read();
     const { ms } = await lag();
     const late = `the archive ${place} is ${formatDuration(ms)} behind the log`;
-    const why = cursor.last_error === null ? "" : `: ${cursor.last_error}`;
+    const why = cursor.last_error === null ? "; see: glass archive status" : `: ${cursor.last_error}`;
     const behind = cursor.refused ? `nothing is archived${why}` : ms > 2 * everyMs ? `${late}${why}` : undefined;
     const faults = await faultsOf(store, place, 1);
     const [first] = faults;
@@ -273,7 +275,7 @@ export function startArchive(options: ArchiveOptions): Archive {
       stopping.abort();
       await watching;
       const last = copying.then(() => inTurn(true));
-      await Promise.race([last, sleep(STOP_MS).then(() => hurry.abort())]);
+      await within(STOP_MS, last, () => hurry.abort());
       objects.close();
     },
   };

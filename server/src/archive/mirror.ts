@@ -1,7 +1,7 @@
 import { openCheckpoint, parseVerifierKeys } from "@glasskey/verify";
 import { exportLog, exportRecording, intoFolder } from "../audit/export.ts";
 import type { LogReader } from "../audit/read.ts";
-import { sleep } from "../core/clock.ts";
+import { sleep, within } from "../core/clock.ts";
 import { describe, GlassError } from "../core/errors.ts";
 import { sha256Hex, type ObjectStore } from "../objects/object-store.ts";
 import type { Store } from "../store/database.ts";
@@ -137,7 +137,7 @@ export function startMirror(options: MirrorOptions): Mirror {
     },
     async stop() {
       stopping.abort();
-      await Promise.race([running, sleep(pollMs)]);
+      await within(pollMs, running, () => {});
       if ("objects" in to) to.objects.close();
     },
   };

@@ -12,7 +12,7 @@ import {
   type NoteVerifier,
 } from "@glasskey/verify";
 import { sql } from "kysely";
-import { sleep, systemClock } from "../core/clock.ts";
+import { sleep, systemClock, within } from "../core/clock.ts";
 import { describe, GlassError } from "../core/errors.ts";
 import type { Store } from "../store/database.ts";
 import { createLogReader, readStoredTile } from "./read.ts";
@@ -200,7 +200,8 @@ export function createWitnesses(options: WitnessesOptions): Witnesses {
       }
     });
     const all = Promise.all(asked);
-    await Promise.race([all, met.promise.then(() => sleep(GRACE_MS)), sleep(limitMs + pauseMs)]);
+    const enough = Promise.race([all.then(() => {}), met.promise.then(() => sleep(GRACE_MS))]);
+    await within(limitMs + pauseMs, enough, () => {});
     if (!policy.isMetBy(signed.map(({ vkey }) => vkey))) return;
     const note = `${head.note}${signed.map(({ line }) => line).join("")}`;
     const { size, root } = openWitnessed(note, await options.logKeys(), policy);
@@ -223,7 +224,8 @@ export function createWitnesses(options: WitnessesOptions): Witnesses {
       .executeTakeFirst();
     if (waiting?.late === true) {
       mayBeRaised = true;
-      const text = `the log has not been witnessed since its entry ${witnessed}: ${policy.description} must cosign`;
+      const wanted = `${policy.description} must cosign, and the output says which does not, and why`;
+      const text = `the log has not been witnessed since its entry ${witnessed}: ${wanted}`;
       await alarms.raise(POLICY_ALARM, text);
     } else if (mayBeRaised) {
       await alarms.clear(POLICY_ALARM);

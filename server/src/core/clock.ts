@@ -13,7 +13,7 @@ export const systemClock: Clock = {
   monotonicMs: () => performance.now(),
 };
 
-/** Resolves after `ms`, or rejects with the signal's reason. Does not keep the process alive. */
+/** Resolves after `ms`, or rejects with the signal's reason. Until then it keeps the process alive: see `within`. */
 export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
     if (signal?.aborted) return reject(signal.reason as Error);
@@ -27,4 +27,14 @@ export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
     };
     signal?.addEventListener("abort", onAbort, { once: true });
   });
+}
+
+/** What `work` gives, or after `ms` what `late` gives. Unlike a race with `sleep` it leaves no timer that a stop waits for. */
+export async function within<T>(ms: number, work: Promise<T>, late: () => T): Promise<T> {
+  const over = new AbortController();
+  try {
+    return await Promise.race([work, sleep(ms, over.signal).then(late)]);
+  } finally {
+    over.abort();
+  }
 }

@@ -1,6 +1,10 @@
+import { execFile } from "node:child_process";
 import { X509Certificate } from "node:crypto";
+import { join } from "node:path";
+import { promisify } from "node:util";
 import { expect, test } from "vitest";
 import { createAuthority, issueServerCertificate } from "./certificates.ts";
+import { within } from "./clock.ts";
 import { formatDuration, parseDuration } from "./duration.ts";
 import { describe } from "./errors.ts";
 import { isId, newId } from "./ids.ts";
@@ -40,4 +44,13 @@ test("an issued certificate verifies against its authority, for its hosts only",
   expect(server.checkHost("localhost")).toBe("localhost");
   expect(server.checkIP("127.0.0.1")).toBe("127.0.0.1");
   expect(server.checkHost("example.com")).toBeUndefined();
+});
+
+test("what waits for something with a limit gives what came first, and keeps no process from ending", async () => {
+  expect(await within(60_000, Promise.resolve("done"), () => "late")).toBe("done");
+  expect(await within(1, new Promise(() => {}), () => "late")).toBe("late");
+  await expect(within(60_000, Promise.reject(new Error("broken")), () => "late")).rejects.toThrow("broken");
+  const clock = JSON.stringify(join(import.meta.dirname, "clock.ts"));
+  const script = `const { within } = await import(${clock}); await within(3_600_000, Promise.resolve(), () => {});`;
+  await promisify(execFile)(process.execPath, ["--input-type=module", "-e", script], { timeout: 60_000 });
 });

@@ -1,5 +1,5 @@
 import { sql } from "kysely";
-import { sleep } from "../core/clock.ts";
+import { within } from "../core/clock.ts";
 import type { Store, Tx } from "../store/database.ts";
 
 /**
@@ -59,7 +59,7 @@ export function createFigures(parts: FigureParts): () => Promise<Figures> {
     asking ??= ask(parts)
       .catch(none)
       .finally(() => (asking = undefined));
-    return Promise.race([asking, sleep(parts.timeoutMs ?? TIMEOUT_MS).then(none)]);
+    return within(parts.timeoutMs ?? TIMEOUT_MS, asking, none);
   };
 }
 

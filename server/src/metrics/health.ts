@@ -1,5 +1,5 @@
 import { sql } from "kysely";
-import { sleep } from "../core/clock.ts";
+import { within } from "../core/clock.ts";
 import type { Store } from "../store/database.ts";
 
 /** Why a probe fails, in words for machines such as `store` or `journal`; none: it does not. */
@@ -39,7 +39,7 @@ export function createHealth(parts: HealthParts): Health {
   let asking: Promise<boolean> | undefined;
   const storeAnswers = atMostOnceIn(CACHED_MS, () => {
     asking ??= isWritable(parts.store).finally(() => (asking = undefined));
-    return Promise.race([asking, sleep(STORE_MS).then(() => false)]);
+    return within(STORE_MS, asking, () => false);
   });
   return {
     live: () => probe(parts.gatewayLives() ? [] : ["gateway"]),

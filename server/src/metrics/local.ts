@@ -1,5 +1,5 @@
 import { statfs } from "node:fs/promises";
-import { sleep } from "../core/clock.ts";
+import { within } from "../core/clock.ts";
 import type { LocalFigures } from "./metrics.ts";
 
 export interface LocalParts {
@@ -27,6 +27,9 @@ export async function localFigures(parts: LocalParts): Promise<LocalFigures> {
 }
 
 function soon<T>(answer: Promise<T>): Promise<T | undefined> {
-  const given = answer.catch(() => undefined);
-  return Promise.race([given, sleep(ANSWER_MS).then(() => undefined)]);
+  return within<T | undefined>(
+    ANSWER_MS,
+    answer.catch(() => undefined),
+    () => undefined,
+  );
 }

@@ -36,7 +36,9 @@ export function folderStore(root: string): ObjectStore {
         await makeFolder(root);
         await access(root, constants.W_OK);
       } catch (cause) {
-        throw new GlassError("config_invalid", `the folder ${root} cannot be written to: ${describe(cause)}`, {
+        const isFile = cause instanceof Error && "code" in cause && ["EEXIST", "ENOTDIR"].includes(String(cause.code));
+        const why = isFile ? "a file is in its place" : describe(cause);
+        throw new GlassError("config_invalid", `the folder ${root} cannot be written to: ${why}`, {
           next: "Mount it, and let Glasskey's user create files in it.",
           cause,
         });

@@ -59,6 +59,7 @@ test("a chunk that was changed or is missing: the reader is refused, people are 
   const refusal = { status: 500, code: "integrity", message: expect.stringContaining(`chunk 0 of ${session}`) };
   for (const how of ["replay", "export", "chunks/0"])
     expect(await sam.refused("GET", `/v1/sessions/${session}/${how}`), how).toMatchObject(refusal);
+  expect(await sam.refused("GET", `/log/chunks/${session}/0.gkc`)).toMatchObject({ status: 404 }); // for a verifier
   const told = await until(open, (alarms) => alarms.length > 0);
   expect(told).toMatchObject([{ key: `damaged ${session}`, text: expect.stringContaining("Put the file back") }]);
   expect(await sam.call<StandingView>("GET", "/v1/health")).toMatchObject({ opening: true, shut: [] });

@@ -74,5 +74,5 @@ export function recordJson(record: StoredRecord): Record<string, unknown> {
   if (kind === RECORD.data && payload.length >= 4)
     return { ...known, n: payload.readUInt32BE(0), bytes: payload.toString("base64", 4) };
   if (RAW_KINDS.has(kind) || !KIND_NAMES.has(kind)) return { ...known, bytes: payload.toString("base64") };
-  return { ...contentOf(record), ...known };
+  return { ...known, content: contentOf(record) }; // apart: it may have a `kind` or a time of its own
 }

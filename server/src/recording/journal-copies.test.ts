@@ -1,4 +1,6 @@
-import { cp, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { execFileSync } from "node:child_process";
+import { constants } from "node:fs";
+import { cp, mkdir, open, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import fc from "fast-check";
 import { expect, test } from "vitest";
@@ -8,8 +10,9 @@ import { newId } from "../core/ids.ts";
 import { RECORD } from "../targets/target.ts";
 import { FILE_HEADER_BYTES } from "./frame.ts";
 import { isGivenUp, NOTE } from "./journal-mirror.ts";
+import { type JournalReader, openReader } from "./reader.ts";
 import { disks } from "./testing/disks.ts";
-import { committed, recordsIn, testFolder, testJournal } from "./testing/journal.ts";
+import { committed, KEY, recordsIn, testFolder, testJournal } from "./testing/journal.ts";
 
 async function pair(): Promise<{ one: string; two: string } & AsyncDisposable> {
   const folder = await testFolder();
@@ -94,20 +97,76 @@ test("a disk that prepares files slowly, but does, is not given up: only one tha
   let slices = 0;
   const prepare: typeof inner.prepare = async (dir, name, head, bytes, slice) => {
     if (dir === folders.two)
-      for (; slices < 8; slices++) {
+      for (; slices < 6; slices++) {
         await slice();
-        await sleep(60); // as a slow disk's sync
+        await sleep(250); // as a slow disk's sync
       }
     await inner.prepare(dir, name, head, bytes, slice);
   };
   await using journal = await testJournal(folders.one, {
     mirror: folders.two,
     files: { ...inner, prepare },
-    slowDiskMs: 240,
+    slowDiskMs: 1_000,
   });
   await committed(journal.recorder(newId("session")), RECORD.notice, "{}");
-  expect(slices).toBe(8);
+  expect(slices).toBe(6);
   expect(journal.degraded()).toBeUndefined();
+});
+
+/** Reads what there is, as the sealer does. @returns the records of that session. */
+async function follow(reader: JournalReader, session: string): Promise<number> {
+  let records = 0;
+  for (let frame = await reader.next(); frame !== undefined; frame = await reader.next())
+    records += frame.records.filter((record) => record.session === session).length;
+  await reader.sync();
+  return records;
+}
+
+test.for(["one", "two"] as const)(
+  "who follows the journal is held up by no disk that answers with errors alone, neither before nor after it is given up (disk %s)",
+  async (side) => {
+    await using folders = await pair();
+    const files = disks();
+    await using journal = await testJournal(folders.one, { mirror: folders.two, files });
+    const reader = openReader(folders.one, KEY, folders.two);
+    const session = newId("session");
+    const recorder = journal.recorder(session);
+    await committed(recorder, RECORD.notice, "{}");
+    expect(await follow(reader, session)).toBe(1);
+    await rm(folders[side], { recursive: true });
+    await writeFile(folders[side], ""); // whatever is asked of the folder is an error, and not that it is not there
+    expect(await follow(reader, session)).toBe(0);
+    files.break(folders[side]);
+    await committed(recorder, RECORD.notice, "{}");
+    expect(journal.degraded()).toContain(folders[side]);
+    expect(await follow(reader, session)).toBe(1);
+    await committed(recorder, RECORD.notice, "{}");
+    expect(await follow(reader, session)).toBe(1);
+    await reader.close();
+  },
+);
+
+test("who follows the journal is not held up by a second disk that answers nothing at all", { timeout: 60_000 }, async () => {
+  await using folders = await pair();
+  await using journal = await testJournal(folders.one, { mirror: folders.two });
+  const reader = openReader(folders.one, KEY, folders.two);
+  const session = newId("session");
+  await committed(journal.recorder(session), RECORD.notice, "{}");
+  const note = join(folders.two, NOTE);
+  await rm(note);
+  execFileSync("mkfifo", [note]); // who reads it waits for ever
+  try {
+    for (let i = 0; i < 8; i++) {
+      expect(await follow(reader, session)).toBe(1);
+      await committed(journal.recorder(session), RECORD.notice, "{}");
+    }
+  } finally {
+    await reader.close();
+    for (let i = 0; i < 8; i++) {
+      const writer = await open(note, constants.O_WRONLY | constants.O_NONBLOCK).catch(() => undefined);
+      await writer?.close();
+    }
+  }
 });
 
 /** What is found at a folder's path at a start: its disk; an empty folder, gone afterwards, as where a volume is not mounted; or nothing of use. */

@@ -1,7 +1,7 @@
 import { constants } from "node:fs";
 import { type FileHandle, open, readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { sleep } from "../core/clock.ts";
+import { sleep, within } from "../core/clock.ts";
 import { GlassError } from "../core/errors.ts";
 import {
   claimedBytes,
@@ -90,6 +90,7 @@ const WINDOW_BYTES = 1 << 20;
 const SECTOR_BYTES = 512;
 const LAST_BYTES = 4_096; // of a frame that is written whole or not acknowledged, its end is looked at
 const COPY_POLL_MS = 10;
+const NOTE_WAIT_MS = 2_000;
 const COPY_WAIT_MS = 10_000; // twice as long as the writer waits before it gives a copy up
 
 /**
@@ -254,7 +255,26 @@ export function openReader(primary: string, key: Uint8Array, mirror?: string): J
     windowAt = 0;
   };
 
-  const otherSide = (): string | undefined => (mirror === undefined ? undefined : dir === primary ? mirror : primary);
+  let alone = false; // the other folder was given up: nothing is asked of its disk any more
+  const otherSide = (): string | undefined =>
+    mirror === undefined || alone ? undefined : dir === primary ? mirror : primary;
+
+  /** Whether the folder that is read says that it goes on without the other one. @throws whatever keeps it from being read. */
+  const leftAlone = async (other: string): Promise<boolean> => (alone ||= await isGivenUp(other, dir));
+
+  /**
+   * What is asked of the other folder, within a time: its disk may answer nothing. The question is not asked again before
+   * the first is answered, for each one holds a thread.
+   */
+  const unanswered = new Set<string>();
+  const askOther = async (what: string, ms: number, ask: () => Promise<boolean>, failed: boolean): Promise<boolean> => {
+    if (unanswered.has(what)) return failed;
+    unanswered.add(what);
+    const answer = ask()
+      .catch(() => failed)
+      .finally(() => unanswered.delete(what));
+    return within(ms, answer, () => failed);
+  };
 
   const closeAll = async (): Promise<void> => {
     const open = new Set([...unsynced, ...(current === undefined ? [] : [current])]);
@@ -299,10 +319,14 @@ export function openReader(primary: string, key: Uint8Array, mirror?: string): J
       if (other === undefined) return nextHere();
       try {
         const frame = await nextHere();
-        if (frame !== undefined || !(await isGivenUp(dir, other))) return frame;
+        if (frame !== undefined || (await leftAlone(other))) return frame;
+        if (!(await askOther("its note", NOTE_WAIT_MS, () => isGivenUp(dir, other), false))) return frame;
       } catch (error) {
-        if (await isGivenUp(other, dir).catch(() => true)) throw error; // the copy is no better
-        await changeSides(other);
+        // Where this disk cannot say so itself, the other copy is all there is. What it has is right, if perhaps not all.
+        if (await leftAlone(other).catch(() => false)) throw error;
+        await changeSides(other).catch(() => {
+          throw error; // the copy is no better
+        });
         return nextHere();
       }
       await changeSides(other);
@@ -354,13 +378,9 @@ export function openReader(primary: string, key: Uint8Array, mirror?: string): J
 
     async sync() {
       const other = otherSide();
-      // A copy that cannot be read is as good as given up: the writer will find out at its next frame.
-      for (
-        let waitedMs = 0;
-        other !== undefined && !(await alsoIn(other).catch(() => true));
-        waitedMs += COPY_POLL_MS
-      ) {
-        if (await isGivenUp(other, dir)) break;
+      for (let waitedMs = 0; other !== undefined && !(await leftAlone(other).catch(() => false)); waitedMs += COPY_POLL_MS) {
+        // A copy that cannot be read is as good as given up: the writer will find out at its next frame.
+        if (await askOther("its last frame", COPY_WAIT_MS, () => alsoIn(other), true)) break;
         if (waitedMs >= COPY_WAIT_MS) throw new GlassError("recording_unavailable", `${other} lags behind ${dir}`);
         await sleep(COPY_POLL_MS);
       }

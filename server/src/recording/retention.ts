@@ -77,7 +77,7 @@ export async function placeHold(
             .select("destroyed_at")
             .where("session", "=", on.session)
             .executeTakeFirst();
-    if (on.session !== undefined && gone?.destroyed_at != null) throw erased(on.session);
+    if (on.session !== undefined && gone !== undefined && gone.destroyed_at !== null) throw erased(on.session);
     const why = keyring.seal(place("holds", id), Buffer.from(on.why, "utf8"));
     await tx
       .insertInto("holds")

@@ -142,7 +142,10 @@ const TERMINAL: ReadonlySet<number> = new Set([RECORD.terminalOutput, RECORD.ter
 
 /** Output is asked for its lines after each part: a screen keeps only so many, and one record may show more. */
 function* partsOf(record: StoredRecord): Generator<StoredRecord> {
-  if (record.kind !== RECORD.terminalOutput) return yield record;
+  if (record.kind !== RECORD.terminalOutput) {
+    yield record;
+    return;
+  }
   for (let at = 0; at < record.payload.length; at += PART_BYTES)
     yield { ...record, payload: record.payload.subarray(at, at + PART_BYTES) };
 }

@@ -416,6 +416,29 @@ async function refusal(place: Place, mirror?: string): Promise<string | undefine
   }
 }
 
+test("a second disk that answers nothing holds up neither sealing nor the removal of what is sealed", async () => {
+  await using folder = await testFolder();
+  const place = placeIn(folder.path);
+  const mirror = join(folder.path, "mirror");
+  await using journal = await testJournal(place.dir, { mirror });
+  let asked = 0;
+  const files: SealerOptions["files"] = {
+    remove(dir, name) {
+      if (dir !== mirror) return nodeFiles.remove(dir, name);
+      asked++;
+      return new Promise(() => {});
+    },
+  };
+  const sealer = await sealerOf(place, journal, { mirror, files });
+  const recorder = journal.recorder(await base.session());
+  for (let i = 0; i < 60; i++) await committed(recorder, RECORD.data, Buffer.alloc(5_000, i));
+  await sealer.sealNow();
+  const left = (await readdir(place.dir)).filter((name) => name.endsWith(".gkj"));
+  expect(left.length).toBeLessThan((await readdir(mirror)).filter((name) => name.endsWith(".gkj")).length);
+  expect(asked).toBe(1);
+  await sealer.close();
+});
+
 test("an older copy of the journal stays refused, however often it is started: each start makes it longer", async () => {
   await using folder = await testFolder();
   const place = placeIn(folder.path);

@@ -119,6 +119,7 @@ export async function openSealer(options: SealerOptions): Promise<Sealer> {
   const followers = new Map<string, Set<(record: StoredRecord) => void>>();
   const fileEnds = new Map<string, number>();
   const fileIds = new Map<string, string>();
+  const removals = new Map<string, Promise<void>>(); // by folder, one after the other
   let currentFile = "";
   let bufferedBytes = 0;
   let caughtUp = false;
@@ -392,12 +393,22 @@ export async function openSealer(options: SealerOptions): Promise<Sealer> {
     }
   };
 
-  /** From both folders. What stays in one that is broken is removed when that is made equal to the other again. */
+  /**
+   * From both folders. What stays in one that is broken is removed when that is made equal to the other again. A disk that
+   * answers nothing is asked once, and holds up nobody.
+   */
   const removeFile = async (file: string): Promise<void> => {
-    const dirs = options.mirror === undefined ? [dir] : [dir, options.mirror];
-    const gone = await Promise.allSettled(dirs.map((one) => files.remove(one, file)));
-    const failed = gone.flatMap((one) => (one.status === "rejected" ? [one.reason as unknown] : []));
-    if (failed.length === dirs.length) throw failed[0];
+    const removing = [dir, ...(options.mirror === undefined ? [] : [options.mirror])].map((one) => {
+      const done = (removals.get(one) ?? Promise.resolve()).then(() => files.remove(one, file));
+      removals.set(
+        one,
+        done.catch(() => {}),
+      );
+      return done;
+    });
+    await Promise.any(removing).catch((error: AggregateError) => {
+      throw error.errors[0];
+    });
   };
 
   // ---------------------------------------------------------------------------------------------- rounds

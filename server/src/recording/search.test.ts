@@ -200,6 +200,26 @@ test("the error of a statement that began pages before is found", async () => {
   expect(found.filter((where) => where === "error")).toHaveLength(1);
 });
 
+test("what stands on a screen for many pages is found once", async () => {
+  await using folder = await testFolder();
+  await using studio = await openStudio(folder.path, base);
+  const take = await studio.session();
+  await take.begin();
+  await take.resize(80, 24);
+  await take.output("\x1b[1;1Hstanding-stone");
+  for (let n = 1; n <= 12; n++) {
+    await take.output(`\x1b[5;1Hrow ${"y".repeat(60)}`.repeat(900));
+    await take.statement(n, "select 'standing-stone'");
+  }
+  await take.end();
+  await studio.sealer.sealNow();
+  const pages = await searchAll(studio, { text: "standing-stone" }, { ms: 60_000, hits: 2, warmUpChunks: 1 });
+  const found = pages.flatMap(({ hits }) => hits.map(({ where }) => where));
+  expect(pages.length).toBeGreaterThan(3);
+  expect(found.filter((where) => where === "screen")).toHaveLength(1);
+  expect(found.filter((where) => where === "statement")).toHaveLength(12);
+});
+
 test("an expression that is too large to run is told as that, not as a damaged recording", async () => {
   await using folder = await testFolder();
   await using studio = await openStudio(folder.path, base);

@@ -140,8 +140,7 @@ async function searchOne(
     full: () => boolean;
   },
 ): Promise<number | undefined> {
-  const chunk =
-    afterSeq === 0 ? undefined : Math.max(0, (await chunkOf(sealed, session.session, afterSeq)) - warmUpChunks);
+  const from = afterSeq === 0 ? {} : await chunkOf(sealed, session.session, afterSeq, warmUpChunks);
   let batch = createBatch();
   let seq = 0;
   const look = async (last: boolean): Promise<void> => {
@@ -149,12 +148,18 @@ async function searchOne(
     if (seq > afterSeq) found.push(...hits.map((hit) => ({ ...hit, session }))); // else they were in the page before
     batch = createBatch();
   };
-  for await (const record of readSealed(sealed, session.session, chunk === undefined ? {} : { chunk })) {
+  for await (const record of readSealed(sealed, session.session, from)) {
     signal.throwIfAborted();
     ({ seq } = record);
     if (!batch.add(record) && seq !== afterSeq) continue;
     await look(false);
-    if (seq > afterSeq && full()) return seq;
+    if (seq > afterSeq && full()) {
+      // What began before the chunks that the next page reads again, and has no end yet, is found now or never.
+      const again = await chunkOf(sealed, session.session, seq, warmUpChunks);
+      const open = await thread.feed([], { last: true });
+      found.push(...open.filter((hit) => hit.seq < again.firstSeq).map((hit) => ({ ...hit, session })));
+      return seq;
+    }
   }
   if (seq > 0) await look(true);
   return undefined;
@@ -194,16 +199,22 @@ async function candidates(
   return query.execute();
 }
 
-/** The chunk that holds that record. */
-async function chunkOf({ store }: Sealed, session: string, seq: number): Promise<number> {
-  const row = await store
+/** So many chunks before the one that holds that record. */
+async function chunkOf(
+  { store }: Sealed,
+  session: string,
+  seq: number,
+  before: number,
+): Promise<{ chunk: number; firstSeq: number }> {
+  const rows = await store
     .selectFrom("chunks")
-    .select("chunk")
+    .select(["chunk", "first_seq as firstSeq"])
     .where("session", "=", session)
-    .where("last_seq", ">=", seq)
-    .orderBy("chunk")
-    .executeTakeFirst();
-  return row?.chunk ?? 0;
+    .where("first_seq", "<=", seq)
+    .orderBy("chunk", "desc")
+    .limit(before + 1)
+    .execute();
+  return rows.at(-1) ?? { chunk: 0, firstSeq: 1 };
 }
 
 /** Sealed: the session that comes next may be one that the asker may not even know of. */

@@ -128,9 +128,13 @@ test("payloads that are not what their kind says are an integrity error, never a
 test("the API's form of a record has its kind by name, and raw bytes as base64", () => {
   expect(recordJson(started(4, "select 1"))).toMatchObject({
     kind: "statementStarted",
-    n: 4,
-    text: "select 1",
+    content: { n: 4, text: "select 1" },
     at: "2026-01-02T03:04:05.678Z",
+  });
+  // What the record itself calls its kind is not lost.
+  expect(recordJson(record(RECORD.sessionStarted, { kind: "postgres" }))).toMatchObject({
+    kind: "sessionStarted",
+    content: { kind: "postgres" },
   });
   expect(recordJson(record(RECORD.data, Buffer.from("00000009ff", "hex")))).toMatchObject({
     kind: "data",
