@@ -4,6 +4,7 @@ import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
+import { paragraph } from "../cli/src/output.ts";
 import { describe, GlassError } from "../server/src/core/errors.ts";
 import { readConfig } from "../server/src/config.ts";
 import { hashSecret, newPersonSecret } from "../server/src/identity/secrets.ts";
@@ -32,6 +33,8 @@ const glass = join(root, "cli/bin/glass.mjs");
 const witnessDir = join(dir, "witness");
 const witnessPolicy = join(dir, "witnesses.policy");
 const colour = process.stdout.isTTY && process.env["NO_COLOR"] === undefined;
+const columns = process.stdout.columns ?? 0;
+const INDENT = 4; // of what the programs say
 const dim = (text: string): string => (colour ? `\u001B[2m${text}\u001B[22m` : text);
 const bold = (text: string): string => (colour ? `\u001B[1m${text}\u001B[22m` : text);
 
@@ -57,9 +60,8 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
 async function step<T>(title: string, work: () => Promise<T>): Promise<T> {
   const started = performance.now();
   const result = await work();
-  console.log(
-    `${colour ? "\u001B[32m✓\u001B[39m" : "✓"} ${title} ${dim(`${Math.round(performance.now() - started)} ms`)}`,
-  );
+  const took = dim(`${Math.round(performance.now() - started)} ms`);
+  for (const line of paragraph(`${colour ? "\u001B[32m✓\u001B[39m" : "✓"} ${title} ${took}`, 0)) console.log(line);
   if (interrupted) throw new Interrupted();
   return result;
 }
@@ -74,7 +76,12 @@ interface Finished {
 function run(person: string, args: readonly string[], input = ""): Promise<Finished> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [glass, ...args], {
-      env: { ...process.env, GLASSKEY_HOME: home(person), NO_COLOR: "1" },
+      env: {
+        ...process.env,
+        GLASSKEY_HOME: home(person),
+        NO_COLOR: "1",
+        COLUMNS: columns > 0 ? `${columns - INDENT}` : "",
+      },
       detached: true,
     });
     let [stdout, stderr] = ["", ""];
@@ -102,7 +109,7 @@ const show = (text: string): void =>
     text
       .trimEnd()
       .split("\n")
-      .map((line) => `    ${line}`)
+      .map((line) => " ".repeat(INDENT) + line)
       .join("\n"),
   );
 

@@ -84,13 +84,19 @@ function broken(text: string, firstCells: number, cells = firstCells): string[] 
   return [...parts, part];
 }
 
+/** How wide lines may be: the terminal, or what `COLUMNS` says of one at the end of a pipe; without either, any width. */
+function terminalColumns(): number {
+  const wanted = Number(process.env["COLUMNS"] ?? "");
+  return process.stdout.columns ?? (wanted >= 40 ? wanted : Infinity);
+}
+
 const visible = (text: string): number => stripVTControlCharacters(text).length;
 
 /**
  * Columns aligned by what is visible; the last one runs free and, where it would pass the terminal's edge, goes on below
  * its own beginning. @returns the lines of each row.
  */
-export function table(rows: readonly (readonly string[])[], columns = process.stdout.columns ?? Infinity): string[][] {
+export function table(rows: readonly (readonly string[])[], columns = terminalColumns()): string[][] {
   const widths = (rows[0] ?? []).map((_, i) => Math.max(...rows.map((row) => visible(row[i] ?? ""))));
   return rows.map((row) => {
     const last = row.length - 1;
@@ -109,7 +115,7 @@ export function table(rows: readonly (readonly string[])[], columns = process.st
 }
 
 /** Text that begins at `indent` and goes on two further in, where it would pass the terminal's edge. */
-export function paragraph(text: string, indent: number, columns = process.stdout.columns ?? Infinity): string[] {
+export function paragraph(text: string, indent: number, columns = terminalColumns()): string[] {
   return wrap(text, columns - indent - 2).map((line, i) => " ".repeat(i === 0 ? indent : indent + 2) + line);
 }
 

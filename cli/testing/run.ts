@@ -13,7 +13,7 @@ export interface Run {
 export function runGlass(homes: string, person: string, args: readonly string[], input = ""): Promise<Run> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [GLASS, ...args], {
-      env: { ...process.env, GLASSKEY_HOME: join(homes, person) },
+      env: { ...process.env, COLUMNS: "", GLASSKEY_HOME: join(homes, person) },
     });
     let [stdout, stderr] = ["", ""];
     child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));

@@ -6,7 +6,8 @@ import { readConfig, type ServerConfig } from "./config.ts";
 import { describe, GlassError } from "./core/errors.ts";
 import { hashSecret, newPersonSecret } from "./identity/secrets.ts";
 import { initFolder } from "./init.ts";
-import { abandonLostJournal, startServer, VERSION } from "./main.ts";
+import { abandonLostJournal } from "./lost-journal.ts";
+import { startServer, VERSION } from "./main.ts";
 
 const HELP: Readonly<Record<string, string>> = {
   serve: `Control plane and gateway in one process, until SIGTERM or Ctrl-C.

@@ -1,10 +1,8 @@
-import { existsSync, readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
 import type { TargetCheck } from "@glasskey/contract";
 import type { EventType } from "@glasskey/contract/events";
 import type { NoteSigner } from "@glasskey/verify";
-import pg from "pg";
 import type { Access, SessionCutter } from "./access/access.ts";
 import { clearAlarm, raiseAlarm } from "./access/alarms.ts";
 import { startCutBus } from "./access/cut-bus.ts";
@@ -29,7 +27,7 @@ import { watchSigning } from "./audit/signing-watch.ts";
 import { createWitnesses } from "./audit/witnesses.ts";
 import { startBundles, type Bundles } from "./bundles/serve.ts";
 import { apiUrl, resolveSecret, type ServerConfig } from "./config.ts";
-import { sleep, systemClock } from "./core/clock.ts";
+import { systemClock } from "./core/clock.ts";
 import { describe, GlassError } from "./core/errors.ts";
 import { isId } from "./core/ids.ts";
 import type { JsonObject } from "./core/json.ts";
@@ -46,15 +44,14 @@ import { createHealth } from "./metrics/health.ts";
 import { localFigures } from "./metrics/local.ts";
 import { createMetrics, type Metrics } from "./metrics/metrics.ts";
 import { startMetricsServer } from "./metrics/server.ts";
+import { chunkStoreOf, openStoreRoles, storeAddress } from "./open-store.ts";
+import { every, stopParts, type Parts } from "./parts.ts";
 import { createLinks } from "./notify/links.ts";
 import { createNotifier } from "./notify/notifier.ts";
 import { sha256Hex } from "./objects/object-store.ts";
-import { s3Store } from "./objects/s3.ts";
 import { compilePolicy } from "./playbooks/load.ts";
 import { planPolicies } from "./playbooks/plan.ts";
 import type { Policy } from "./playbooks/policy.ts";
-import { abandonJournal, setAside } from "./recording/abandon.ts";
-import { folderChunkStore, objectChunkStore, type ChunkStore } from "./recording/chunk-store.ts";
 import { onOneDisk } from "./recording/journal-copies.ts";
 import { lockFolder } from "./recording/journal-files.ts";
 import { closedSealer } from "./recording/closed.ts";
@@ -64,11 +61,8 @@ import { eraseExpired, eraseRecording, listHolds, placeHold, releaseHold, scrubK
 import { watchDamage } from "./recording/damage.ts";
 import { createRecordings } from "./recording/replay.ts";
 import { startSinks } from "./sinks/sinks.ts";
-import { startCluster, type Cluster } from "./store/cluster.ts";
-import { openStore, type Store, type StoreAddress } from "./store/database.ts";
+import { openStore, type Store } from "./store/database.ts";
 import { openKeyring } from "./store/keyring.ts";
-import { migrate } from "./store/migrate.ts";
-import { applyRoles, derivedLogin, standingOf, withLogin } from "./store/roles.ts";
 import { kinds } from "./targets/registry.ts";
 import type { SecretResolver } from "./targets/target.ts";
 
@@ -110,7 +104,7 @@ export interface RunningServer {
  * @throws GlassError that says what is wrong and what to do.
  */
 export async function startServer(config: ServerConfig, warn: (line: string) => void): Promise<RunningServer> {
-  const parts = new Map<Part, () => Promise<void> | void>();
+  const parts: Parts = new Map();
   const failed = Promise.withResolvers<Error>();
   let stopText = "Glasskey is stopping";
   try {
@@ -154,6 +148,10 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     });
     parts.set("notifier", () => notifier.stop());
 
+    const alarms = {
+      raise: (key: string, text: string) => raiseAlarm(store, warn, key, text, notifier),
+      clear: (key: string) => clearAlarm(store, warn, key, notifier),
+    };
     const doors = createDoors();
     doors.shut(
       "start",
@@ -206,10 +204,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
       source: config.policyGit ?? { kind: "folder", folder: config.policyDir },
       compile: (files) => compilePolicy({ files, kinds: kindsByName }),
       onPolicy: (next) => closeDrifted(access, next),
-      alarms: {
-        raise: (key, text) => raiseAlarm(store, warn, key, text, notifier),
-        clear: (key) => clearAlarm(store, warn, key, notifier),
-      },
+      alarms,
     });
     served = bundles;
     parts.set("policy", () => bundles.stop());
@@ -222,10 +217,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
         ? undefined
         : createWitnesses({
             ...{ store, config: config.witnesses, logKeys: () => logKeys.verifiers(), warn },
-            alarms: {
-              raise: (key, text) => raiseAlarm(store, warn, key, text, notifier),
-              clear: (key) => clearAlarm(store, warn, key, notifier),
-            },
+            alarms,
           });
     let archive: Archive | undefined;
     const logReader = createLogReader(store, {
@@ -245,10 +237,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     const sinks = await startSinks({
       ...{ sinks: config.sinks, store, node, resolveSecret, warn, speaker: { origin, version: VERSION } },
       namesOf: (ids) => namesOf(store, ids),
-      alarms: {
-        raise: (key, text) => raiseAlarm(store, warn, key, text, notifier),
-        clear: (key) => clearAlarm(store, warn, key, notifier),
-      },
+      alarms,
     });
     parts.set("sinks", () => sinks.stop());
     if (witnesses !== undefined && sequencer !== undefined) {
@@ -269,10 +258,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
       folders: ["chunks", "log", ...(config.database === undefined ? ["store"] : [])].map((at) =>
         join(config.dataDir, at),
       ),
-      alarms: {
-        raise: (key, text) => raiseAlarm(store, warn, key, text, notifier),
-        clear: (key) => clearAlarm(store, warn, key, notifier),
-      },
+      alarms,
       onRefusal: (why) => (why === undefined ? doors.reopen("room") : doors.shut("room", why)),
     });
     const startPlane = (): Promise<Gateway> =>
@@ -364,10 +350,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     let logMirror: Mirror | undefined;
     const damage = watchDamage({
       ...{ store, keyring, chunks, node, shared: config.recordings.store !== undefined },
-      alarms: {
-        raise: (key, text) => raiseAlarm(store, warn, key, text, notifier),
-        clear: (key) => clearAlarm(store, warn, key, notifier),
-      },
+      alarms,
       async onMended(session) {
         await exportRecording({ store, readChunk, put: intoFolder(logDir) }, session);
         await logMirror?.putRecording(session);
@@ -413,10 +396,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     const copying = {
       ...{ store, reader: logReader, node, warn, keys: () => logKeys.text() },
       readChunk,
-      alarms: {
-        raise: (key: string, text: string) => raiseAlarm(store, warn, key, text, notifier),
-        clear: (key: string) => clearAlarm(store, warn, key, notifier),
-      },
+      alarms,
     };
     if (config.archive !== undefined) {
       const { to, ...when } = config.archive;
@@ -450,7 +430,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     };
     const signing = watchSigning({
       reader: logReader,
-      alarms: copying.alarms,
+      alarms: alarms,
       explained: () => doors.reasons().some(({ reason }) => reason.startsWith("log")),
     });
     const timers = new AbortController();
@@ -557,154 +537,6 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     await stopParts(parts, warn);
     throw error;
   }
-}
-
-type Part = (typeof STOP_ORDER)[number];
-
-/** Nobody new, then the sessions, then what records them, then what the records are kept in. */
-const STOP_ORDER = [
-  "api",
-  "timers",
-  "policy",
-  "leases",
-  "notifier",
-  "gateway",
-  "bus",
-  "sealer",
-  "node",
-  "sequencer",
-  "witnesses",
-  "sinks",
-  "archive",
-  "mirror",
-  "export",
-  "metrics",
-  "store",
-  "cluster",
-  "lock",
-] as const;
-
-async function stopParts(
-  parts: ReadonlyMap<Part, () => Promise<void> | void>,
-  warn: (line: string) => void,
-): Promise<void> {
-  for (const name of STOP_ORDER) {
-    try {
-      await parts.get(name)?.();
-    } catch (error) {
-      warn(`stopping, ${name}: ${describe(error)}`);
-    }
-  }
-}
-
-/**
- * Gives up the journal of a process whose journal folder is lost for good, as an operator says; see `abandonJournal`. Where
- * it is the one of this data folder, what is left of it is moved aside, so that the next start begins a new one.
- * @returns the sessions whose recordings end there, and the folders that were kept.
- * @throws GlassError `conflict` while a Glasskey runs on this data folder, or that process is alive anywhere.
- */
-export async function abandonLostJournal(
-  config: ServerConfig,
-  journalOf: string,
-): Promise<{ sessions: readonly string[]; kept: readonly string[] }> {
-  const parts = new Map<Part, () => Promise<void> | void>();
-  try {
-    await makeDataDir(config.dataDir);
-    const lock = lockFolder(config.dataDir, "the data folder");
-    parts.set("lock", () => lock.release());
-    const root = await rootKey(config);
-    const { address } = await openStoreRoles(await storeAddress(config, parts), config, root);
-    const store = openStore(address);
-    parts.set("store", () => store.destroy());
-    const keyring = await openKeyring(store, root);
-    const chunks = chunkStoreOf(config);
-    const now = new Date();
-    const own = journalOf === (await nodeId(config.dataDir));
-    const folders = own ? [join(config.dataDir, "journal"), config.recordings.mirror ?? ""] : [];
-    const kept: string[] = [];
-    const putAside = async (): Promise<void> => {
-      for (const folder of folders.filter((path) => existsSync(path))) kept.push(await setAside(folder, now));
-    };
-    const sessions = await abandonJournal({ name: journalOf, store, keyring, chunks, append, now, putAside });
-    return { sessions, kept };
-  } finally {
-    await stopParts(parts, () => {});
-  }
-}
-
-/** Where the store is, for its owner; the embedded one is started. */
-async function storeAddress(config: ServerConfig, parts: Map<Part, () => Promise<void> | void>): Promise<StoreAddress> {
-  const external = config.database;
-  if (external !== undefined) {
-    const { host, port, database, ca } = external;
-    const { user, password } = external.owner ?? external;
-    const address = { host, port, user, password: resolveSecret(password).reveal(), database };
-    return { ...address, ...(ca === undefined ? {} : { ca: readFileSync(ca, "utf8") }) };
-  }
-  const cluster: Cluster = await startCluster({ dataDir: join(config.dataDir, "store"), superuser: "glasskey" });
-  parts.set("cluster", () => cluster.stop());
-  const address = { host: "127.0.0.1", port: cluster.port, user: cluster.superuser, password: cluster.password };
-  const client = new pg.Client({ ...address, database: "postgres" });
-  await client.connect();
-  try {
-    const { rowCount } = await client.query("select from pg_database where datname = 'glasskey'");
-    if (rowCount === 0) await client.query("create database glasskey");
-  } finally {
-    await client.end();
-  }
-  return { ...address, database: "glasskey" };
-}
-
-/**
- * Brings the store up to date as its owner, whose connection is closed then, and gives the logins to work with: one for
- * everything but the log, one for the log. Where no owner is configured, the one user is all of them.
- * @returns `standing`: why the log's tables are not out of reach of the application, for a person; undefined where they are.
- */
-async function openStoreRoles(
-  owner: StoreAddress,
-  config: ServerConfig,
-  root: Buffer,
-): Promise<{ address: StoreAddress; logAddress: StoreAddress; standing: string | undefined }> {
-  const external = config.database;
-  if (external !== undefined && external.owner === undefined) {
-    let standing: string | undefined;
-    await migrate(owner, async (client) => void (standing = await standingOf(client)));
-    return { address: owner, logAddress: owner, standing };
-  }
-  const app =
-    external === undefined
-      ? { ...derivedLogin(root, "glasskey_app"), managed: true }
-      : { user: external.user, password: resolveSecret(external.password).reveal(), managed: false };
-  const log = derivedLogin(root, external === undefined ? "glasskey_log" : `${external.user}_log`);
-  await migrate(owner, (client) => applyRoles(client, { app, log }));
-  return { address: withLogin(owner, app), logAddress: withLogin(owner, log), standing: undefined };
-}
-
-/** Runs `work` at once and then again and again, `pauseMs` apart, until the signal. A failure is said and tried again. */
-async function every(
-  pauseMs: number,
-  signal: AbortSignal,
-  work: () => Promise<void>,
-  warn: (line: string) => void,
-): Promise<void> {
-  let last = "";
-  while (!signal.aborted) {
-    try {
-      await work();
-      last = "";
-    } catch (error) {
-      if (describe(error) !== last) warn(describe(error));
-      last = describe(error);
-    }
-    await sleep(pauseMs, signal).catch(() => {});
-  }
-}
-
-/** Where sealed chunks are: in the data folder, or where other processes have theirs too. */
-function chunkStoreOf(config: ServerConfig): ChunkStore {
-  const { store } = config.recordings;
-  if (store === undefined) return folderChunkStore(join(config.dataDir, "chunks"));
-  return objectChunkStore(s3Store(store, resolveSecret));
 }
 
 async function exportTo(

@@ -10,7 +10,7 @@ import type { StandingView } from "@glasskey/contract";
 import { verifyFolder } from "@glasskey/verify";
 import { afterAll, beforeAll, expect, inject, test } from "vitest";
 import { startTestSystem, type TestSystem } from "../../testing/system.ts";
-import { abandonLostJournal } from "../main.ts";
+import { abandonLostJournal } from "../lost-journal.ts";
 import { KEY_ID, motoMissing, s3ConfigFor, startMoto } from "../objects/testing/moto.ts";
 import { testFolder } from "./testing/journal.ts";
 
