@@ -5,7 +5,7 @@ import { ERRORS } from "@glasskey/contract/errors";
 import { FormatError, parseVerifierKeys, type NoteVerifier } from "@glasskey/verify";
 import { openPlace } from "./archive/place.ts";
 import { restore } from "./archive/restore.ts";
-import type { PlaceConfig } from "./archive/config.ts";
+import { overlap, type PlaceConfig } from "./archive/config.ts";
 import { readConfig, resolveSecret } from "./config.ts";
 import { describe, GlassError } from "./core/errors.ts";
 import { awsEndpoint, endpointFault } from "./objects/config.ts";
@@ -56,7 +56,10 @@ async function run(args: readonly string[]): Promise<number> {
   const { to, key, unverified = false, json = false } = values;
   if (positionals.length > 0 || to === undefined) throw usage("it needs --to DIR, and no other words");
   if ((key === undefined) !== unverified) throw usage("give the log's key with --key, or say --unverified");
-  const source = openPlace(placeFrom(values), resolveSecret);
+  const place = placeFrom(values);
+  // What is written into an archive may never be removed again.
+  if (overlap(place, { kind: "folder", folder: resolve(to) })) throw usage("--to is within the archive, or holds it");
+  const source = openPlace(place, resolveSecret);
   try {
     const say = (line: string): void => (json ? undefined : console.error(line));
     say(`Restoring from ${source.place} to ${to}.`);

@@ -8,6 +8,7 @@ import {
   archiveSchema,
   chunkStoreSchema,
   mirrorSchema,
+  overlap,
   placeArchive,
   placeAt,
   type ArchiveConfig,
@@ -244,6 +245,13 @@ export function readConfig(file: string, dataDir?: string): ServerConfig {
   const absolute = (text: string): string => (isAbsolute(text) ? text : join(base, text));
   const reference = (text: string): string =>
     text.startsWith("${file:") ? `\${file:${absolute(text.slice("${file:".length, -1))}}` : text;
+  const archive = value.archive === undefined ? undefined : placeArchive(value.archive, { path: absolute, reference });
+  const mirror = value.log.mirror === undefined ? undefined : placeAt(value.log.mirror, { path: absolute, reference });
+  if (root !== undefined && archive !== undefined && mirror !== undefined && overlap(archive.to, mirror)) {
+    const why = "is where the archive is: a mirror replaces and removes files there. Give it a place of its own";
+    document.report(locate(root, ["log", "mirror"]), `log.mirror ${why}`);
+    throw new GlassError("config_invalid", formatProblems(document.problems()).trimEnd());
+  }
   const policy = locateSource(value.policy, { path: absolute, reference });
   return {
     policyDir: policy.kind === "folder" ? policy.folder : base,
@@ -258,8 +266,8 @@ export function readConfig(file: string, dataDir?: string): ServerConfig {
         ? undefined
         : { cert: absolute(value.tls.cert), key: absolute(value.tls.key), ca: absolute(value.tls.ca) },
     recording: value.recording,
-    archive: value.archive === undefined ? undefined : placeArchive(value.archive, { path: absolute, reference }),
-    mirror: value.log.mirror === undefined ? undefined : placeAt(value.log.mirror, { path: absolute, reference }),
+    archive,
+    mirror,
     recordings: {
       ...(value.recordings.store === undefined
         ? {}

@@ -24,7 +24,8 @@ import type { TestSystem } from "./system.ts";
  */
 export interface InsiderWay {
   readonly name: "edit" | "delete" | "reorder" | "truncate" | "fork" | "swap";
-  act(system: TestSystem): Promise<void>;
+  /** @param random 0 to 1, for which of them; without it the first. */
+  act(system: TestSystem, random?: () => number): Promise<void>;
   /** What the verifier must say, and about which file. */
   readonly what: RegExp;
   readonly where: RegExp;
@@ -50,6 +51,7 @@ export async function populate(system: TestSystem, entries: number): Promise<Rem
   const ann = await system.as("ann");
   for (let size = 0; size < entries;) {
     const { grant } = await ann.break("repair");
+    await ann.until(grant, ["active"]);
     const client = await ann.connect(grant);
     await client.query("select id, note from t limit 1");
     await client.end();
@@ -92,8 +94,8 @@ export const INSIDER: readonly InsiderWay[] = [
     name: "edit",
     what: /entr/,
     where: /^tile\/(entries|0)\//,
-    async act(system) {
-      const victim = await find(system, "grant.closed");
+    async act(system, random) {
+      const victim = await find(system, "grant.closed", random);
       const entry = Buffer.from(victim.entry.toString("utf8").replace("grant.closed", "grant.failed"));
       await withoutTriggers(system, () => update(victim.idx, entry));
     },
@@ -102,8 +104,8 @@ export const INSIDER: readonly InsiderWay[] = [
     name: "delete",
     what: /entr|missing|hash/,
     where: /^tile\//,
-    async act(system) {
-      const victim = await find(system, "session.opened");
+    async act(system, random) {
+      const victim = await find(system, "session.opened", random);
       // Renumbered, so that no gap shows; the last index is filled up with a copy of the one before.
       await withoutTriggers(
         system,
@@ -118,8 +120,8 @@ export const INSIDER: readonly InsiderWay[] = [
     name: "reorder",
     what: /entr|hash/,
     where: /^tile\//,
-    async act(system) {
-      const [one, two] = [await find(system, "session.opened"), await find(system, "grant.closed")];
+    async act(system, random) {
+      const [one, two] = [await find(system, "session.opened", random), await find(system, "grant.closed", random)];
       await withoutTriggers(system, () => `${update(one.idx, two.entry)}; ${update(two.idx, one.entry)}`);
     },
   },
@@ -127,10 +129,11 @@ export const INSIDER: readonly InsiderWay[] = [
     name: "truncate",
     what: /its tail was cut off/,
     where: /remembered checkpoint/,
-    async act(system) {
-      const [row] = await system.storeQuery<{ size: string }>(
-        "select size from log_checkpoints order by size desc offset 3 limit 1",
+    async act(system, random = () => 0) {
+      const older = await system.storeQuery<{ size: string }>(
+        "select size from log_checkpoints where size > 0 order by size desc offset 3",
       );
+      const row = older[Math.floor(random() * older.length)];
       const entries = (await allEntries(system)).slice(0, Number(row?.size));
       await withoutTriggers(
         system,
@@ -143,8 +146,8 @@ export const INSIDER: readonly InsiderWay[] = [
     what: /another history/,
     where: /remembered checkpoint/,
     // The store, the second copy of the head and the exported folder: then Glasskey itself signs the new history.
-    async act(system) {
-      const victim = await find(system, "grant.closed");
+    async act(system, random) {
+      const victim = await find(system, "grant.closed", random);
       const entries = (await allEntries(system)).map((row) =>
         row.idx === victim.idx
           ? { ...row, entry: Buffer.from(row.entry.toString("utf8").replace("grant.closed", "grant.failed")) }
@@ -162,10 +165,12 @@ export const INSIDER: readonly InsiderWay[] = [
     name: "swap",
     what: /is not the one|hash|changed/,
     where: /^chunks\//,
-    async act(system) {
-      const [one, two] = await system.storeQuery<{ session: string; chunk: number; sha256: Buffer }>(
-        "select distinct on (session) session, chunk, sha256 from chunks order by session, chunk limit 2",
+    async act(system, random = () => 0) {
+      const all = await system.storeQuery<{ session: string; chunk: number; sha256: Buffer }>(
+        "select distinct on (session) session, chunk, sha256 from chunks order by session, chunk",
       );
+      const at = Math.floor(random() * (all.length - 1));
+      const [one, two] = all.slice(at, at + 2);
       if (one === undefined || two === undefined) throw new Error("there are no two recordings to swap");
       const folder = join(system.config.dataDir, "chunks");
       const other = await readFile(join(folder, chunkName(two.session, two.chunk, two.sha256)));
@@ -186,8 +191,9 @@ async function allEntries(system: TestSystem): Promise<Entry[]> {
   return rows.map((row) => ({ ...row, idx: Number(row.idx) }));
 }
 
-async function find(system: TestSystem, type: string): Promise<Entry> {
-  const found = (await allEntries(system)).find(({ entry }) => entry.includes(`"${type}"`));
+async function find(system: TestSystem, type: string, random: () => number = () => 0): Promise<Entry> {
+  const all = (await allEntries(system)).filter(({ entry }) => entry.includes(`"${type}"`));
+  const found = all[Math.floor(random() * all.length)];
   if (found === undefined) throw new Error(`the log has no ${type}`);
   return found;
 }

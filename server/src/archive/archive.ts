@@ -10,7 +10,7 @@ import { recheck } from "./check.ts";
 import { openCopy, type LogPart } from "./copy.ts";
 import { createCursors, type Cursor } from "./cursor.ts";
 import { datedPath, witnessedPath, type SealedChunk } from "./layout.ts";
-import { checkOwner } from "./owner.ts";
+import { checkOwner, checkSamePlace } from "./owner.ts";
 import {
   faultsOf,
   noteOwed,
@@ -89,6 +89,7 @@ export function startArchive(options: ArchiveOptions): Archive {
   const prepare = async (cursor: Cursor, keys: string): Promise<void> => {
     if (!fit) await objects.preflight(true);
     if (!fit && cursor.size === 0) await checkOwner({ store, objects, keys });
+    if (!fit) await checkSamePlace(objects, cursor.size);
     fit = true;
   };
 
@@ -133,7 +134,7 @@ export function startArchive(options: ArchiveOptions): Archive {
       await noteOwed(
         trx,
         place,
-        open.map(({ owed: chunk, why }) => ({ ...chunk, why })),
+        open.map(({ owed: chunk, why }) => ({ ...chunk, why: `could not be archived: ${why}` })),
       );
       if (!(await cursors.advance(trx, progress))) throw lost();
     });
@@ -155,6 +156,7 @@ export function startArchive(options: ArchiveOptions): Archive {
       if (hurry.signal.aborted || (stopping.signal.aborted && !dateNow)) return;
     }
     if (!due) return;
+    await checkSamePlace(objects, cursor.size);
     for (const chunk of await owed(store, place)) {
       const result = await putChunk(chunk);
       if (!("owed" in result)) await noteStored(store, place, [result]);

@@ -44,6 +44,23 @@ recordings: { keep: 400d, store: { s3: { bucket: chunks, endpoint: "https://s3.e
   expect((await read("log: { origin: example.com/gk }")).archive).toBeUndefined();
 });
 
+test("a mirror where the archive lies, above it or below it, is refused; beside it is fine", async () => {
+  const s3 = (prefix: string): string => `{ s3: { bucket: worm, prefix: ${prefix}, ${KEYS} }`;
+  for (const [archive, mirror] of [
+    ["{ folder: worm,", "./worm/"],
+    ["{ folder: worm,", join(folder, "worm")],
+    ["{ folder: /srv/log/worm,", "/srv/log"],
+    ["{ folder: worm,", "worm/public"],
+    [`${s3("a").slice(0, -1)}},`, `${s3("a")} }`],
+  ]) {
+    await expect(read(`archive: ${archive} retain: 1d }\nlog: { mirror: ${mirror} }`), mirror).rejects.toThrow(
+      /glasskey\.yaml:2:\d+.*\n?.*log\.mirror is where the archive is/,
+    );
+  }
+  await read("archive: { folder: worm, retain: 1d }\nlog: { mirror: worm-public }");
+  await read(`archive: ${s3("a").slice(0, -1)}}, retain: 1d }\nlog: { mirror: ${s3("b")} } }`);
+});
+
 test.each([
   ["archive: { folder: worm }", "archive.retain is missing"],
   ["archive: { retain: 400d }", "needs either `s3` or `folder`"],

@@ -1,3 +1,4 @@
+import { join, sep } from "node:path";
 import { z } from "zod";
 import { formatDuration, LONGEST_KEEP_MS, parseDuration } from "../core/duration.ts";
 import { describe } from "../core/errors.ts";
@@ -91,6 +92,16 @@ export function placeAt(place: PlaceConfig, rules: Rules): PlaceConfig {
   return place.kind === "folder"
     ? { kind: "folder", folder: rules.path(place.folder) }
     : { kind: "s3", ...placeS3(place, rules) };
+}
+
+/** Whether what is written to one lies in the other, or beside it under the same names. */
+export function overlap(a: PlaceConfig, b: PlaceConfig): boolean {
+  if (a.kind === "folder" || b.kind === "folder") {
+    if (a.kind !== "folder" || b.kind !== "folder") return false;
+    const [one, two] = [join(a.folder, sep), join(b.folder, sep)];
+    return one.startsWith(two) || two.startsWith(one);
+  }
+  return a.bucket === b.bucket && a.endpoint === b.endpoint && a.prefix === b.prefix;
 }
 
 export function placeArchive(config: ArchiveConfig, rules: Rules): ArchiveConfig {

@@ -1,4 +1,4 @@
-import { openCheckpoint, parseVerifierKeys } from "@glasskey/verify";
+import { chunkPath, openCheckpoint, parseVerifierKeys } from "@glasskey/verify";
 import { exportLog, exportRecording, intoFolder } from "../audit/export.ts";
 import type { LogReader } from "../audit/read.ts";
 import { sleep, within } from "../core/clock.ts";
@@ -8,6 +8,8 @@ import type { Store } from "../store/database.ts";
 import { openCopy } from "./copy.ts";
 import { createCursors, type Cursor } from "./cursor.ts";
 import type { SealedChunk } from "./layout.ts";
+import { checkMirror } from "./owner.ts";
+import { faultsOf, noteGiven, noteOwed, owed } from "./standing.ts";
 
 export interface MirrorOptions {
   readonly store: Store;
@@ -35,7 +37,14 @@ export interface Mirror {
 const POLL_MS = 10_000;
 const PATIENCE_MS = 10 * 60_000;
 const PUTS_AT_ONCE = 8;
+const OWED_A_ROUND = 50;
 const ALARM = "mirror behind";
+const INCOMPLETE = "mirror incomplete";
+
+/** What table `archives` calls a mirror: one place may be both, of different logs or times. */
+function mirrorRow(place: string): string {
+  return `mirror ${place}`;
+}
 
 /**
  * Keeps a copy of the log and the encrypted recordings up to date where auditors reach it without Glasskey. It is not
@@ -46,14 +55,52 @@ export function startMirror(options: MirrorOptions): Mirror {
   const pollMs = options.pollMs ?? POLL_MS;
   const patienceMs = options.patienceMs ?? PATIENCE_MS;
   const place = "folder" in to ? to.folder : to.objects.place;
-  const cursors = createCursors(store, `mirror ${place}`, options.node);
+  const row = mirrorRow(place);
+  const cursors = createCursors(store, row, options.node);
   const stopping = new AbortController();
   let failingSinceMs: number | undefined;
   let told: boolean | undefined;
+  let lacking: string | undefined = ""; // as it was told; at the start it is not known what another time told
+  let triedTo = 0;
+
+  /** Undefined where the chunk is gone, or is not what the log has: that is noted, told, and tried again. */
+  const sound: MirrorOptions["readChunk"] = async (chunk) => {
+    const bytes = await options.readChunk(chunk);
+    if (bytes !== undefined && sha256Hex(bytes) === chunk.sha256) return bytes;
+    const why = bytes === undefined ? "it is not among the recordings" : "its bytes are not those of its entry";
+    await noteOwed(store, row, [{ ...chunk, path: chunkPath(chunk.session, chunk.chunk), why }]);
+    return undefined;
+  };
+
+  const put = (path: string, bytes: Uint8Array): Promise<void> =>
+    "folder" in to ? intoFolder(to.folder)(path, bytes) : to.objects.replace(path, bytes);
+
+  /** Tries some of what is owed again, others each time. */
+  const giveOwed = async (): Promise<void> => {
+    const open = await owed(store, row);
+    if (triedTo >= open.length) triedTo = 0;
+    const some = open.slice(triedTo, (triedTo += OWED_A_ROUND));
+    for (const chunk of some) {
+      const bytes = await sound(chunk);
+      if (bytes === undefined) continue;
+      await put(chunk.path, bytes);
+      await noteGiven(store, row, chunk.path);
+      open.splice(open.indexOf(chunk), 1);
+    }
+    const [first] = await faultsOf(store, row, 1);
+    const text =
+      first === undefined
+        ? undefined
+        : `the mirror ${place} lacks ${open.length} chunks of recordings, the first ${first.path}: ${first.fault}`;
+    if (text === undefined && (some.length > 0 || lacking !== undefined)) await alarms.clear(INCOMPLETE);
+    if (text !== undefined && text !== lacking) await alarms.raise(INCOMPLETE, text);
+    lacking = text;
+  };
 
   const toObjects = async (objects: ObjectStore, cursor: Cursor, note: string, keys: string): Promise<void> => {
     const head = openCheckpoint(note, parseVerifierKeys(keys));
     if (head.size > cursor.size) {
+      await checkMirror({ store, objects, keys });
       const log = await openCopy(reader, head);
       for await (const { parts, chunks, next } of log.stepsFrom(cursor.next_index)) {
         const work = [
@@ -63,8 +110,8 @@ export function startMirror(options: MirrorOptions): Mirror {
                 objects.replace(path, bytes),
           ),
           ...chunks.map((chunk) => async () => {
-            const bytes = await options.readChunk(chunk);
-            if (bytes !== undefined && sha256Hex(bytes) === chunk.sha256) await objects.replace(chunk.path, bytes);
+            const bytes = await sound(chunk);
+            if (bytes !== undefined) await objects.replace(chunk.path, bytes);
           }),
         ];
         for (let i = 0; i < work.length; i += PUTS_AT_ONCE) {
@@ -90,16 +137,17 @@ export function startMirror(options: MirrorOptions): Mirror {
     await cursors.read();
     const cursor = await cursors.claim(now);
     if (cursor === undefined) return;
+    let why = "";
     try {
       const note = await reader.checkpoint();
       const keys = await options.keys();
       if (note !== undefined && "objects" in to) await toObjects(to.objects, cursor, note, keys);
       else if (note !== undefined && "folder" in to) {
-        const { readChunk } = options;
         const witnessed = (): Promise<string | undefined> => reader.witnessed();
-        const exported = { store, folder: to.folder, vkey: keys, readChunk, keepCheckpoint: false, witnessed };
+        const exported = { store, folder: to.folder, vkey: keys, readChunk: sound, keepCheckpoint: false, witnessed };
         await cursors.advance(store, { size: (await exportLog(exported)).size, dated: true });
       }
+      await giveOwed();
       await cursors.release();
       failingSinceMs = undefined;
     } catch (error) {
@@ -107,10 +155,11 @@ export function startMirror(options: MirrorOptions): Mirror {
       await cursors.fail(describe(error), refused);
       if (failingSinceMs === undefined) warn(`mirror ${place}: ${describe(error)}`);
       failingSinceMs ??= performance.now();
+      why = describe(error);
     }
     const late = failingSinceMs !== undefined && performance.now() - failingSinceMs >= patienceMs;
     if (late === told) return;
-    if (late) await alarms.raise(ALARM, `the mirror ${place} is not up to date`);
+    if (late) await alarms.raise(ALARM, `the mirror ${place} is not up to date: ${why}`);
     else await alarms.clear(ALARM);
     told = late;
   };
@@ -131,10 +180,7 @@ export function startMirror(options: MirrorOptions): Mirror {
   const running = loop();
   return {
     mirrorNow: () => inTurn(true),
-    putRecording: (session) => {
-      const put = "folder" in to ? intoFolder(to.folder) : to.objects.replace.bind(to.objects);
-      return exportRecording({ store, readChunk: options.readChunk, put }, session);
-    },
+    putRecording: (session) => exportRecording({ store, readChunk: options.readChunk, put }, session),
     async stop() {
       stopping.abort();
       await within(pollMs, running, () => {});

@@ -90,7 +90,7 @@ export async function restore(options: RestoreOptions): Promise<Restored> {
   /** Everything below a tile whose hashes are known to be right. */
   async function below(level: number, index: number, hashes: Uint8Array): Promise<void> {
     if (level === 0) return bundle(index, hashes);
-    for (let slot = 0; slot * HASH_BYTES < hashes.length; slot += 1) {
+    const child = async (slot: number): Promise<void> => {
       const wanted = hashes.subarray(slot * HASH_BYTES, (slot + 1) * HASH_BYTES);
       const name = { level: level - 1, index: index * TILE_WIDTH + slot, width: TILE_WIDTH };
       const tile = await tree.tile(name, wanted);
@@ -99,7 +99,9 @@ export async function restore(options: RestoreOptions): Promise<Restored> {
         await write(tilePath(name), tile);
         await below(name.level, name.index, tile);
       }
-    }
+    };
+    const slots = Array.from({ length: hashes.length / HASH_BYTES }, (_, slot) => slot);
+    await some(slots, level === 1 ? AT_ONCE : 1, child); // each of them has a bundle, and that its chunks
   }
 
   async function bundle(index: number, hashes: Uint8Array): Promise<void> {
@@ -116,19 +118,14 @@ export async function restore(options: RestoreOptions): Promise<Restored> {
       return;
     }
     await write(path, bytes);
-    const wanted = chunksIn(bytes, width, 0);
-    for (let i = 0; i < wanted.length; i += AT_ONCE) {
-      await Promise.all(
-        wanted.slice(i, i + AT_ONCE).map(async (chunk) => {
-          const found = await fitting(source, chunk.path, MAX_CHUNK_BYTES, (file) => sha256Hex(file) === chunk.sha256);
-          if (found === undefined) missing.push(`${chunk.path}: part of the recording of ${chunk.session}`);
-          else {
-            await write(chunk.path, found);
-            chunks += 1;
-          }
-        }),
-      );
-    }
+    await some(chunksIn(bytes, width, 0), AT_ONCE, async (chunk) => {
+      const found = await fitting(source, chunk.path, MAX_CHUNK_BYTES, (file) => sha256Hex(file) === chunk.sha256);
+      if (found === undefined) missing.push(`${chunk.path}: part of the recording of ${chunk.session}`);
+      else {
+        await write(chunk.path, found);
+        chunks += 1;
+      }
+    });
     bundles += 1;
     if (bundles % SAID_EVERY === 0) say(`  ${bundles * TILE_WIDTH} entries, ${chunks} chunks`);
   }
@@ -155,7 +152,7 @@ async function checkpointsIn(
   passOver: (line: string) => void,
 ): Promise<Dated[]> {
   const found: Dated[] = [];
-  for await (const path of source.list(folder)) {
+  const look = async (path: string): Promise<void> => {
     const size = sizeInPath(path);
     let why = "its name is not a size";
     let checkpoint: Checkpoint | undefined;
@@ -173,8 +170,21 @@ async function checkpointsIn(
     if (size === undefined || note === undefined || checkpoint === undefined)
       passOver(`${path} is passed over: ${why}`);
     else found.push({ size, note, checkpoint });
+  };
+  let paths: string[] = [];
+  for await (const path of source.list(folder)) {
+    paths.push(path);
+    if (paths.length < AT_ONCE) continue;
+    await some(paths, AT_ONCE, look);
+    paths = [];
   }
+  await some(paths, AT_ONCE, look);
   return found.toSorted((a, b) => b.size - a.size);
+}
+
+/** Does it with each, so many at a time. */
+async function some<T>(items: readonly T[], atOnce: number, work: (item: T) => Promise<void>): Promise<void> {
+  for (let i = 0; i < items.length; i += atOnce) await Promise.all(items.slice(i, i + atOnce).map(work));
 }
 
 function rangeOf(level: number, index: number): string {

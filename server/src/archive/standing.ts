@@ -58,7 +58,7 @@ export async function noteStored(trx: Writer, place: string, notes: readonly Sto
     .execute();
 }
 
-/** Notes chunks that could not be read. One that is there already stays as it is. */
+/** Notes chunks that could not be read, and why. One that is there already stays as it is. */
 export async function noteOwed(
   trx: Writer,
   place: string,
@@ -70,7 +70,7 @@ export async function noteOwed(
     .values(
       chunks.map(({ path, sha256, why }) => ({
         ...{ place, path, sha256: Buffer.from(sha256, "hex"), bytes: null },
-        fault: `could not be archived: ${why}`,
+        fault: why,
       })),
     )
     .onConflict((conflict) => conflict.doNothing())
@@ -105,6 +105,16 @@ export async function owed(store: Store, place: string): Promise<SealedChunk[]> 
     const chunk = Number(number);
     return chunkPath(session, chunk) === path ? [{ session, chunk, path, sha256: sha256.toString("hex") }] : [];
   });
+}
+
+/** It is there now. */
+export async function noteGiven(store: Store, place: string, path: string): Promise<void> {
+  await store
+    .deleteFrom("archive_objects")
+    .where("place", "=", place)
+    .where("path", "=", path)
+    .where("stored_at", "is", null)
+    .execute();
 }
 
 export async function faultsOf(

@@ -94,6 +94,9 @@ test("everything else is gone, store, data folder and process: from the archive 
   const bundles = await readdir(join(to, "tile/entries"), { recursive: true });
   expect(bundles.length).toBeGreaterThan(0);
 
+  const within = ["archive", "restore", "--from", archive, "--to", join(archive, "restored"), "--key", vkey];
+  expect((await glass(within)).output).toContain("--to is within the archive");
+  expect(await readdir(archive)).not.toContain("restored");
   const wrong = await glass(["archive", "restore", "--from", archive, "--to", join(folder, "no"), "--key", "x"]);
   expect(wrong.code).toBe(2);
   expect((await glass(["archive", "restore", "--from", archive, "--to", to, "--unverified"])).code).toBe(1);

@@ -188,6 +188,18 @@ describe.skipIf(missing !== undefined)("S3, against the emulator", () => {
     },
   );
 
+  test("a lock that is too short however often it is asked for does not fill the bucket with locked versions", async () => {
+    const store = storeAt(meddler.url, await bucketWith());
+    meddler.meddling = headers({ "last-modified": new Date(Date.now() + DAY_MS).toUTCString() }); // our clock is a day slow
+    for (let i = 0; i < 9; i++) {
+      await expect(store.put("a", bytes("ours"), { retainMs: DAY_MS })).rejects.toThrow("is locked for");
+    }
+    expect((await store.versions("a")).length).toBeLessThanOrEqual(4);
+    meddler.meddling = {};
+    await store.put("a", bytes("ours"), { retainMs: DAY_MS });
+    await expect(store.put("a", bytes("ours"), { retainMs: 9 * DAY_MS })).resolves.toMatchObject({ bytes: 4 });
+  });
+
   test("where the service gives no SHA-256, the object itself is read and hashed", async () => {
     const store = storeAt(meddler.url, await bucketWith());
     let reads = 0;

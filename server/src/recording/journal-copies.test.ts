@@ -12,10 +12,11 @@ import { FILE_HEADER_BYTES } from "./frame.ts";
 import { isGivenUp, NOTE } from "./journal-mirror.ts";
 import { type JournalReader, openReader } from "./reader.ts";
 import { disks } from "./testing/disks.ts";
-import { committed, KEY, recordsIn, testFolder, testJournal } from "./testing/journal.ts";
+import { withFailingDisk } from "./testing/failing-fs.ts";
+import { committed, KEY, quickRoot, recordsIn, testFolder, testJournal } from "./testing/journal.ts";
 
-async function pair(): Promise<{ one: string; two: string } & AsyncDisposable> {
-  const folder = await testFolder();
+async function pair(root?: string): Promise<{ one: string; two: string } & AsyncDisposable> {
+  const folder = await testFolder(root);
   return {
     one: join(folder.path, "one"),
     two: join(folder.path, "two"),
@@ -146,28 +147,57 @@ test.for(["one", "two"] as const)(
   },
 );
 
-test("who follows the journal is not held up by a second disk that answers nothing at all", { timeout: 60_000 }, async () => {
-  await using folders = await pair();
-  await using journal = await testJournal(folders.one, { mirror: folders.two });
-  const reader = openReader(folders.one, KEY, folders.two);
-  const session = newId("session");
-  await committed(journal.recorder(session), RECORD.notice, "{}");
-  const note = join(folders.two, NOTE);
-  await rm(note);
-  execFileSync("mkfifo", [note]); // who reads it waits for ever
-  try {
-    for (let i = 0; i < 8; i++) {
-      expect(await follow(reader, session)).toBe(1);
-      await committed(journal.recorder(session), RECORD.notice, "{}");
+test(
+  "who follows the journal is not held up by a second disk that answers nothing at all",
+  { timeout: 60_000 },
+  async () => {
+    await using folders = await pair();
+    await using journal = await testJournal(folders.one, { mirror: folders.two });
+    const reader = openReader(folders.one, KEY, folders.two);
+    const session = newId("session");
+    await committed(journal.recorder(session), RECORD.notice, "{}");
+    const note = join(folders.two, NOTE);
+    await rm(note);
+    execFileSync("mkfifo", [note]); // who reads it waits for ever
+    try {
+      for (let i = 0; i < 8; i++) {
+        expect(await follow(reader, session)).toBe(1);
+        await committed(journal.recorder(session), RECORD.notice, "{}");
+      }
+    } finally {
+      await reader.close();
+      for (let i = 0; i < 8; i++) {
+        const writer = await open(note, constants.O_WRONLY | constants.O_NONBLOCK).catch(() => undefined);
+        await writer?.close();
+      }
     }
-  } finally {
-    await reader.close();
-    for (let i = 0; i < 8; i++) {
-      const writer = await open(note, constants.O_WRONLY | constants.O_NONBLOCK).catch(() => undefined);
-      await writer?.close();
+  },
+);
+
+test.for(["EIO", "ENOSPC"] as const)(
+  "%s at each write and sync while a copy is rebuilt: the other is used, and the next start makes them equal",
+  async (code) => {
+    for (let at = 1, done = false; !done; at++) {
+      await using folders = await pair(quickRoot());
+      const { one, two } = folders;
+      await life(folders, 3);
+      await cp(two, `${two}.stale`, { recursive: true });
+      const later = await life(folders, 5);
+      await replace(two, `${two}.stale`);
+      let during = "";
+      const count = await withFailingDisk(two, at, code, async () => {
+        during = await life(folders, 2);
+      });
+      done = at > count;
+      expect((await recordsIn(one)).map(({ session }) => session)).toEqual(expect.arrayContaining([later, during]));
+      await life(folders, 0);
+      for (const dir of [one, two]) {
+        const found = (await recordsIn(dir)).filter(({ session }) => session === later || session === during);
+        expect(found, `${dir}, fault at ${at}`).toHaveLength(7);
+      }
     }
-  }
-});
+  },
+);
 
 /** What is found at a folder's path at a start: its disk; an empty folder, gone afterwards, as where a volume is not mounted; or nothing of use. */
 type Found = "disk" | "empty" | "nothing";
@@ -199,7 +229,7 @@ const WENT_ON_APART = [
 test("whatever the order of disks that fail, are away and come back: what was acknowledged is never taken from the last folder that has it", async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(lifeOf, { minLength: 3, maxLength: 7 }), async (lives) => {
-      await using folder = await testFolder();
+      await using folder = await testFolder(quickRoot());
       const at = { one: join(folder.path, "one"), two: join(folder.path, "two") };
       const kept = (side: string): string => join(folder.path, `${side}.disk`);
       const acknowledged: string[] = [];

@@ -468,7 +468,10 @@ export async function openJournal(options: JournalOptions): Promise<Journal> {
   const journal: Journal = {
     id: journalId.toString("hex"),
     openedSequence,
-    spans: [...recovered.spans, { id: current.key.fileId.toString("hex"), first: openedSequence, last: openedSequence }],
+    spans: [
+      ...recovered.spans,
+      { id: current.key.fileId.toString("hex"), first: openedSequence, last: openedSequence },
+    ],
     torn: recovered.torn,
     rebuilt: folders.rebuilt,
     unavailable,

@@ -378,7 +378,11 @@ export function openReader(primary: string, key: Uint8Array, mirror?: string): J
 
     async sync() {
       const other = otherSide();
-      for (let waitedMs = 0; other !== undefined && !(await leftAlone(other).catch(() => false)); waitedMs += COPY_POLL_MS) {
+      for (
+        let waitedMs = 0;
+        other !== undefined && !(await leftAlone(other).catch(() => false));
+        waitedMs += COPY_POLL_MS
+      ) {
         // A copy that cannot be read is as good as given up: the writer will find out at its next frame.
         if (await askOther("its last frame", COPY_WAIT_MS, () => alsoIn(other), true)) break;
         if (waitedMs >= COPY_WAIT_MS) throw new GlassError("recording_unavailable", `${other} lags behind ${dir}`);

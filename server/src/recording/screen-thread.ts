@@ -63,7 +63,6 @@ export function startScreenThread<K extends Job["do"]>(
           void worker.terminate();
         }, feedMs);
         try {
-          // eslint-disable-next-line unicorn/require-post-message-target-origin -- a thread has no origin
           worker.postMessage({ records, frames, last } satisfies Question);
           return await waiting.promise;
         } finally {

@@ -38,7 +38,10 @@ export async function enterJournal(store: Store, name: string, opened: OpenedJou
   return store.transaction().execute(async (trx) => {
     const row = await trx.selectFrom("journals").selectAll().where("name", "=", name).forUpdate().executeTakeFirst();
     if (row === undefined) {
-      await trx.insertInto("journals").values({ name, journal: opened.id, ...openingOf(opened) }).execute();
+      await trx
+        .insertInto("journals")
+        .values({ name, journal: opened.id, ...openingOf(opened) })
+        .execute();
       return 0;
     }
     if (row.journal !== opened.id) {
@@ -99,7 +102,7 @@ function mustHold(opened: OpenedJournal, mark: { sequence: number; file: string 
   if (!short && !another) return;
   const what = another ? `has another frame ${mark.sequence}` : `ends before frame ${opened.sequence}`;
   throw new GlassError("integrity", `the journal ${what}, and ${known}: it was cut, or is an older copy`, {
-    next: "Put the journal folder back as it was last, with a mirror the folder that was in use last; keep the present one to find out what happened.",
+    next: 'Put back the journal folder that was in use last, which may be the mirror; keep the present one to find out what happened. If it is lost for good, see "A lost journal" in docs/recording.md.',
   });
 }
 

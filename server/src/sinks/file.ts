@@ -10,7 +10,6 @@ const DIGITS = 12;
 const NAME = /^glasskey-(\d{12,15})\.jsonl$/;
 const LINE_FEED = 0x0a;
 /** How a line begins, however little of it there is; after a power failure also with zeros. */
-// oxlint-disable-next-line no-control-regex -- zeros are what is looked for
 const LINE_BEGINS = /^(\0|\{("|$)|$)/;
 /** A line has an entry of at most 65,535 bytes and what is around it. */
 const MAX_LINE_BYTES = 1024 * 1024;

@@ -51,7 +51,6 @@ export function createRenderer({
 
 /** An entry as `encodeEvent` writes it: an object on one line; undefined for anything else. */
 function decode(bytes: Buffer): JsonObject | undefined {
-  // oxlint-disable-next-line no-control-regex -- a control character between two values would end a line
   if (!isUtf8(bytes) || /[\0-\x1F]/.test(bytes.toString("latin1"))) return undefined;
   const value = attempt(() => JSON.parse(bytes.toString("utf8")) as JsonValue);
   return typeof value === "object" && value !== null && !Array.isArray(value) ? (value as JsonObject) : undefined;

@@ -1,4 +1,5 @@
 import { spawn } from "node:child_process";
+import { join } from "node:path";
 import { afterEach, expect, inject, test } from "vitest";
 import { fakeReceiver, startFake, type Fake } from "../notify/testing/fakes.ts";
 import { startRig, tagsOf, until, WEBHOOK_SECRET, type Rig } from "./testing/rig.ts";
@@ -60,7 +61,7 @@ test("a sink that is down while thousands of entries come catches up without los
 test("a process that is killed between a delivery and the cursor leaves a repetition, never a gap", async () => {
   const { rig, hook, siem } = await rigWithHook();
   const size = await rig.add(300);
-  const script = new URL("./testing/worker-child.ts", import.meta.url).pathname;
+  const script = join(import.meta.dirname, "testing/worker-child.ts");
   const argv = [script, JSON.stringify(rig.log.address), JSON.stringify({ siem }), "nd_child"];
   hook.broken = { status: 204, hang: true }; // it is taken, and the answer never comes
   const child = spawn(process.execPath, argv, { stdio: "ignore" });
