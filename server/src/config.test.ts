@@ -32,7 +32,7 @@ test("a secret that is written out is refused and shown to nobody, also behind a
   for (const text of [
     'database: { host: localhost, user: gk, password: "hunter2-literal" }',
     "database:\n  host: localhost\n  user: gk\n  password: hunter2-literal\n",
-    "archive: { s3: { bucket: worm, endpoint: https://s3.example, region: x, accessKey: hunter2-literal, secretKey: hunter2-literal }, retain: 400d }",
+    "archive: { s3: { bucket: worm, endpoint: https://s3.example, region: x, access_key: hunter2-literal, secret_key: hunter2-literal }, retain: 400d }",
     "sinks: { siem: { kind: splunk_hec, url: https://siem.example, token: hunter2-literal } }",
     "root_key: hunter2-literal",
     "database: { host: localhost, user: gk, pasword: hunter2-literal }",
