@@ -2,8 +2,9 @@ import { createHash } from "node:crypto";
 import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { describe, GlassError } from "../core/errors.ts";
+import { FILE_HEADER_BYTES } from "./frame.ts";
 import { type JournalFiles, type Lock, lockFolder } from "./journal-files.ts";
-import { type LostCopy, mirroredFiles, NOTE, noteText, readNote } from "./journal-mirror.ts";
+import { type LostCopy, mirroredFiles, NOTE, noteText, readAlone, readNote } from "./journal-mirror.ts";
 import { highestSequence, journalFileNumber, openReader } from "./reader.ts";
 import { JOURNAL_SESSION } from "./record.ts";
 import { UNFINISHED } from "./recovery.ts";
@@ -41,6 +42,11 @@ interface Copy {
   readonly last: number;
   /** It says that it went on without the other. */
   readonly claims: boolean;
+  /**
+   * Up to which frame it may have what the other disk never had: it went on alone, and has those files still. That it got
+   * another folder beside it since is no matter, for it may be an empty one below a mount point. 0 for none.
+   */
+  readonly alone: number;
 }
 
 type Looked =
@@ -104,7 +110,9 @@ async function look(dir: string, { key, files }: FoldersOptions, locks: Lock[]):
     locks.push(lockFolder(dir));
     const claims = (await readNote(dir)) !== undefined;
     try {
-      return { is: "whole", copy: { dir, claims, ...(await contents(dir, key)) } };
+      const found = await contents(dir, key);
+      const until = claims ? found.last : await readAlone(dir);
+      return { is: "whole", copy: { dir, claims, alone: until < found.first ? 0 : until, ...found } };
     } catch (error) {
       if (!(error instanceof GlassError && error.code === "integrity")) throw error;
       return { is: "damaged", dir, error, highest: await highestSequence(dir), claims };
@@ -115,7 +123,7 @@ async function look(dir: string, { key, files }: FoldersOptions, locks: Lock[]):
   }
 }
 
-async function contents(dir: string, key: Uint8Array): Promise<Omit<Copy, "dir" | "claims">> {
+async function contents(dir: string, key: Uint8Array): Promise<Omit<Copy, "dir" | "claims" | "alone">> {
   const reader = openReader(dir, key);
   try {
     const ends = new Map<string, number>();
@@ -140,19 +148,19 @@ function dirOf(one: Looked): string {
 type Agreed = Omit<JournalFolders, "release">;
 
 async function agree(a: Looked, b: Looked, options: FoldersOptions & { mirror: string }): Promise<Agreed> {
-  const { best, other } = await choose(a, b, options.key);
+  const { best, other, doubt } = await choose(a, b, options.key);
   let kept = best.dir;
   let lost: LostCopy | undefined;
   let rebuilt: string | undefined;
   if (other.is === "unusable") lost = { dir: other.dir, why: other.why };
   else {
     try {
-      rebuilt = await makeEqual(best, other);
+      rebuilt = await makeEqual(best, other, doubt);
     } catch (error) {
       lost = { dir: dirOf(other), why: describe(error) };
     }
   }
-  const note = (dir: string): void => options.files.mark(dir, NOTE, noteText(lost));
+  const note = (dir: string): void => options.files.mark(dir, NOTE, noteText(lost, dir === best.dir ? best.alone : 0));
   if (lost === undefined) {
     for (const [dir, left] of [
       [best.dir, dirOf(other)],
@@ -177,19 +185,27 @@ async function agree(a: Looked, b: Looked, options: FoldersOptions & { mirror: s
   return { files, dir: kept, lost: () => files.lost(), rebuilt };
 }
 
-/** Which copy is right. Changes nothing. */
-async function choose(a: Looked, b: Looked, key: Uint8Array): Promise<{ best: Copy; other: Looked }> {
+/** Which copy is right. `doubt`: why what the other one has is not deleted, but set aside. Changes nothing. */
+async function choose(
+  a: Looked,
+  b: Looked,
+  key: Uint8Array,
+): Promise<{ best: Copy; other: Looked; doubt?: string | undefined }> {
   if (a.is === "whole" && b.is === "whole") {
     const [longer, shorter] = b.copy.last > a.copy.last ? [b, a] : [a, b];
-    if (await continues(longer.copy, shorter.copy)) return { best: longer.copy, other: shorter };
-    // One went on alone, and says so: what the other has instead may be no more than a write that nobody was told of.
-    for (const [one, other] of longer.copy.journalId === shorter.copy.journalId
-      ? ([
-          [longer, shorter],
-          [shorter, longer],
-        ] as const)
-      : []) {
-      if (one.copy.claims && !(await wentOn(other.copy, one.copy, key))) return { best: one.copy, other };
+    if (await continues(longer.copy, shorter.copy)) {
+      // What it has from before the longer one begins is not known to have been the same, and sealed, where it went on alone.
+      const older = shorter.copy.last > 0 && shorter.copy.first < longer.copy.first;
+      const unknown = older && shorter.copy.alone > 0 && !(await sameBefore(longer.copy, shorter.copy));
+      return { best: longer.copy, other: shorter, doubt: unknown ? "went on alone, a long time ago" : undefined };
+    }
+    // One went on alone and says so, and has records of that, or has had some that were sealed. The other was merely started.
+    const sides = longer.copy.journalId === shorter.copy.journalId ? [longer, shorter] : [];
+    for (const [one, other] of [sides, sides.toReversed()]) {
+      if (one === undefined || other === undefined) continue;
+      if (!one.copy.claims || (await wentOn(other.copy, one.copy, key))) continue;
+      if (one.copy.first > other.copy.first || (await wentOn(one.copy, other.copy, key)))
+        return { best: one.copy, other, doubt: "was started without the other copy" };
     }
     throw new GlassError(
       "integrity",
@@ -209,16 +225,16 @@ async function choose(a: Looked, b: Looked, key: Uint8Array): Promise<{ best: Co
       next: "Check the disks and who may write there.",
     });
   }
+  if (other.is !== "damaged") return { best: whole.copy, other };
   // The whole one is older; or the damaged one went on without it, and what it had is not known.
-  if (other.is === "damaged" && (other.highest > whole.copy.last || other.claims)) throw other.error;
-  return { best: whole.copy, other };
+  if (other.highest > whole.copy.last || other.claims) throw other.error;
+  return { best: whole.copy, other, doubt: `was damaged (${other.error.message})` };
 }
 
 /** Whether all that `shorter` has is in `longer` too, or was sealed and removed there. */
 async function continues(longer: Copy, shorter: Copy): Promise<boolean> {
   if (shorter.last === 0) return true;
   if (longer.journalId !== shorter.journalId) return false;
-  if (shorter.last < longer.first) return true;
   for (const [name, end] of shorter.ends) {
     const there = longer.ends.get(name);
     if (there === undefined) {
@@ -232,26 +248,31 @@ async function continues(longer: Copy, shorter: Copy): Promise<boolean> {
   return true;
 }
 
+/** Whether `other` has the file that `copy` begins with, the very same one: then what came before it was the same too. */
+async function sameBefore(copy: Copy, other: Copy): Promise<boolean> {
+  const [first] = copy.ends.keys();
+  return first !== undefined && (await partedAt(copy, other, first)) >= FILE_HEADER_BYTES;
+}
+
 /** Whether all that `copy` has in this file comes before what `other` begins with: that was sealed, and its file removed. */
 function removedFrom(other: Copy, copy: Copy, name: string): boolean {
   return !other.ends.has(name) && (copy.lasts.get(name) ?? 0) < other.first;
 }
 
 /**
- * Whether a session's record was written in `copy`, and told to be, after it parted from `other`: a later frame says that
- * it was on the disk. What else is there was told to nobody; and openings of the journal tell of nothing that was sent.
+ * Whether `copy` has a session's record that it got after it parted from `other`. It counts though no later frame says
+ * that it was on the disk: nothing need have come after the last record that somebody was told of. Openings of the
+ * journal tell of nothing that was sent.
  */
 async function wentOn(copy: Copy, other: Copy, key: Uint8Array): Promise<boolean> {
   const reader = openReader(copy.dir, key);
   let compared = { file: "", parted: 0 };
-  let parted: number | undefined;
   try {
     for (let frame = await reader.next(); frame !== undefined; frame = await reader.next()) {
       if (frame.file !== compared.file)
         compared = { file: frame.file, parted: await partedAt(copy, other, frame.file) };
       const own = frame.offset + frame.bytes > compared.parted;
-      if (own && frame.records.some(({ session }) => session !== JOURNAL_SESSION)) parted ??= frame.sequence;
-      if (parted !== undefined && frame.synced >= parted) return true;
+      if (own && frame.records.some(({ session }) => session !== JOURNAL_SESSION)) return true;
     }
     return false;
   } finally {
@@ -283,28 +304,26 @@ async function partedAt(one: Copy, two: Copy, name: string): Promise<number> {
 }
 
 /**
- * Makes `other` a copy of `best`. A damaged one's files are set aside. Safe to repeat after a crash at any point: stale
- * files go from the newest, new ones come from the oldest.
+ * Makes `other` a copy of `best`; with a `doubt`, its files are set aside, and none is deleted. Safe to repeat after a
+ * crash at any point: stale files go from the newest, new ones come from the oldest.
  * @returns what was done, for the operator.
  */
-async function makeEqual(best: Copy, other: Looked): Promise<string | undefined> {
+async function makeEqual(best: Copy, other: Looked, doubt: string | undefined): Promise<string | undefined> {
   const to = dirOf(other);
   let done: string | undefined;
-  if (other.is === "damaged") {
+  if (other.is === "whole" && (await sameBefore(best, other.copy))) {
+    // Whoever removed these from the better copy may not have been the sealer, who takes what it has sealed again.
+    // From the newest, so that there is never a gap.
+    const older = [...other.copy.ends].filter(([name]) => removedFrom(best, other.copy, name));
+    for (const [name, end] of older.toReversed()) await copyFile(to, best.dir, name, end);
+    await syncFolder(best.dir);
+  }
+  if (doubt !== undefined) {
     const aside = join(to, `set-aside-${Date.now()}`);
     await mkdir(aside, { mode: 0o700 });
     for (const name of await journalFiles(to)) await rename(join(to, name), join(aside, name));
     await syncFolder(to);
-    done = `${to} was damaged (${other.error.message}); its files are in ${aside}, and it was rebuilt from ${best.dir}`;
-  } else if (
-    other.is === "whole" &&
-    other.copy.first > 0 &&
-    other.copy.first < best.first &&
-    other.copy.last >= best.first - 1
-  ) {
-    // Whoever removed these from the better copy may not have been the sealer, who takes what it has sealed again.
-    for (const [name, end] of other.copy.ends) if (!best.ends.has(name)) await copyFile(to, best.dir, name, end);
-    await syncFolder(best.dir);
+    done = `${to} ${doubt}; its files are in ${aside}, and it was rebuilt from ${best.dir}`;
   }
   const source = await journalFiles(best.dir);
   for (const name of (await journalFiles(to)).toReversed()) {

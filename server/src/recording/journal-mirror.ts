@@ -44,16 +44,23 @@ export async function isGivenUp(dir: string, by: string): Promise<boolean> {
 
 /** The note in a folder; undefined where there is none, or where it says nothing. `without`: what {@link noteText} calls a folder. */
 export async function readNote(dir: string): Promise<{ without: string; why: string } | undefined> {
-  let text: string;
-  try {
-    text = await readFile(join(dir, NOTE), "latin1");
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
-    throw error;
-  }
-  const [first, why = ""] = text.trimEnd().split("\n");
+  const [first, why = ""] = (await textOfNote(dir)).split("\n");
   const without = /^without ([0-9a-f]{32})$/.exec(first ?? "")?.[1];
   return without === undefined ? undefined : { without, why };
+}
+
+/** The frame up to which this folder went on alone before it got another one beside it, as {@link noteText} has it; 0 for none. */
+export async function readAlone(dir: string): Promise<number> {
+  return Number(/^both\nalone (\d{1,15})$/.exec(await textOfNote(dir))?.[1] ?? 0);
+}
+
+async function textOfNote(dir: string): Promise<string> {
+  try {
+    return (await readFile(join(dir, NOTE), "latin1")).trimEnd();
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return "";
+    throw error;
+  }
 }
 
 /** Of one length, whatever the folder is called: a note has one sector. */
@@ -61,9 +68,9 @@ function nameOf(dir: string): string {
   return sha256(Buffer.from(dir)).toString("hex", 0, 16);
 }
 
-/** What {@link readNote} reads; the second line is for people. */
-export function noteText(lost: LostCopy | undefined): string {
-  if (lost === undefined) return "both";
+/** What {@link readNote} and {@link readAlone} read; the second line of a loss is for people. */
+export function noteText(lost: LostCopy | undefined, alone = 0): string {
+  if (lost === undefined) return alone === 0 ? "both" : `both\nalone ${alone}`;
   return `without ${nameOf(lost.dir)}\n${`${lost.why}: ${lost.dir}`.replaceAll(/[^ -~]/g, "?")}`;
 }
 

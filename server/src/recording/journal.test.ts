@@ -1,10 +1,11 @@
 import { randomBytes } from "node:crypto";
 import { readdir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import { newId } from "../core/ids.ts";
 import { RECORD } from "../targets/target.ts";
 import { openJournal } from "./journal.ts";
+import { nodeFiles } from "./journal-files.ts";
 import { committed, FILE_BYTES, KEY, recordsIn, testFolder, testJournal, turn } from "./testing/journal.ts";
 import { diskError, faultyFiles } from "./testing/files.ts";
 
@@ -28,6 +29,18 @@ test.for(["durable", "written"] as const)(
     expect(recorders.map(({ pendingBytes }) => pendingBytes)).toEqual([0, 0, 0, 0, 0]);
   },
 );
+
+test("mode written: a start that fails leaves nothing behind that would later sync a file that is closed", async () => {
+  await using folder = await testFolder();
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  try {
+    const sync: typeof nodeFiles.sync = (_fd, done) => void setImmediate(done, diskError("EIO"));
+    await expect(testJournal(folder.path, { mode: "written", files: { ...nodeFiles, sync } })).rejects.toThrow("EIO");
+    expect(vi.getTimerCount()).toBe(0);
+  } finally {
+    vi.useRealTimers();
+  }
+});
 
 test("what queues during one write goes into the next one, together", async () => {
   await using folder = await testFolder();

@@ -447,6 +447,8 @@ export async function openJournal(options: JournalOptions): Promise<Journal> {
       if (failure !== undefined) reject(failure);
     });
   }).catch((error: unknown) => {
+    state = "failed";
+    clearTimeout(syncTimer); // it would come to a file that is closed
     files.close(current.fd);
     folders.release();
     throw error;
