@@ -128,7 +128,7 @@ when: { reason: [customer-impact] }
 approve: { need: 0 }
 time: { max: 45m }
 `,
-    "glasskey.yaml": `listen: { api: "127.0.0.1:${await freePort()}", postgres: "127.0.0.1:${await freePort()}" }
+    "glasskey.yaml": `listen: { api: "127.0.0.1:${await freePort()}", postgres: "127.0.0.1:${await freePort()}", ssh: "off" }
 recording: ${recording}
 plaintext_loopback: true
 `,

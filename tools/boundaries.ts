@@ -60,7 +60,9 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
 const CODES = new Set(["contract/src/errors.ts", "contract/src/events.ts"]);
 
 /** What main.ts is made of, beside itself. */
-const OF_MAIN = new Set(["open-store.ts", "parts.ts", "lost-journal.ts", "commands.ts", "init.ts", "installation.ts"]);
+const OF_MAIN = new Set([
+  ...["open-store.ts", "parts.ts", "lost-journal.ts", "commands.ts", "init.ts", "installation.ts", "identities.ts"],
+]);
 
 /** Who may import the parts that only a few should know. Tests may too. */
 const IMPORTED_ONLY_BY: Readonly<Record<string, readonly string[]>> = {

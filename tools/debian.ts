@@ -11,7 +11,19 @@ export interface DebianPackage {
   service?: string;
 }
 
+export const FOR_DEMO: readonly DebianPackage[] = [
+  { name: "openssh-server", without: "the part with SSH and a real sshd", service: "ssh" },
+];
+
 export const FOR_TESTS: readonly DebianPackage[] = [
+  { name: "openssh-server", without: "the tests of SSH against a real sshd", service: "ssh" },
+  { name: "openssh-client", without: "the tests of SSH with OpenSSH's own clients" },
+  { name: "sudo", without: "the tests of a control login that may run one script" },
+  { name: "rsync", without: "the tests with rsync" },
+  { name: "git", without: "the tests with git over SSH" },
+  { name: "mosh", without: "the test of how mosh is refused" },
+  { name: "python3-paramiko", without: "the tests with Python's paramiko" },
+  { name: "ansible-core", without: "the test with Ansible" },
   { name: "postgresql", without: "the tests against a second PostgreSQL version, and with psql and pg_dump" },
   { name: "postgresql-contrib", without: "the tests with pgbench" },
   { name: "python3-psycopg2", without: "the tests with Python's psycopg2" },

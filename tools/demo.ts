@@ -11,6 +11,8 @@ import { hashSecret, newPersonSecret } from "../server/src/identity/secrets.ts";
 import { startServer, type RunningServer } from "../server/src/main.ts";
 import { lockFolder, type Lock } from "../server/src/recording/journal-files.ts";
 import { freePort } from "../server/src/store/cluster.ts";
+import { ensureDebianPackages, FOR_DEMO } from "./debian.ts";
+import { noDemoSshd, startDemoSshd, type DemoSshd } from "./demo-sshd.ts";
 import { startDemoTarget, type DemoTarget } from "./demo-target.ts";
 
 const root = dirname(import.meta.dirname);
@@ -74,23 +76,32 @@ interface Finished {
 
 /** `glass …` as a person would type it, in a process of its own. */
 function run(person: string, args: readonly string[], input = ""): Promise<Finished> {
+  const child = spawn(process.execPath, [glass, ...args], {
+    env: {
+      ...process.env,
+      GLASSKEY_HOME: home(person),
+      NO_COLOR: "1",
+      COLUMNS: columns > 0 ? `${columns - INDENT}` : "",
+    },
+    detached: true,
+  });
+  child.stdin.on("error", () => {});
+  child.stdin.end(input);
+  return finished(child);
+}
+
+/** Any other program, as a person would type it. */
+function runProgram(program: string, args: readonly string[]): Promise<Finished> {
+  return finished(spawn(program, args, { stdio: ["ignore", "pipe", "pipe"], detached: true }));
+}
+
+function finished(child: ChildProcess): Promise<Finished> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [glass, ...args], {
-      env: {
-        ...process.env,
-        GLASSKEY_HOME: home(person),
-        NO_COLOR: "1",
-        COLUMNS: columns > 0 ? `${columns - INDENT}` : "",
-      },
-      detached: true,
-    });
     let [stdout, stderr] = ["", ""];
-    child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
-    child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
+    child.stdout?.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
+    child.stderr?.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
     child.once("error", reject);
     child.once("close", (code) => resolve({ code: code ?? 1, stdout, stderr }));
-    child.stdin.on("error", () => {});
-    child.stdin.end(input);
   });
 }
 
@@ -130,12 +141,45 @@ async function clean(): Promise<void> {
       // gone
     }
   }
+  const sshd = join(resolve(dir), "web-1/sshd.pid");
+  const pid = existsSync(sshd) ? readFileSync(sshd, "utf8").trim() : "";
+  const command = `/proc/${pid}/cmdline`;
+  if (pid !== "" && existsSync(command) && readFileSync(command, "utf8").includes(join(dirname(sshd), "sshd_config")))
+    process.kill(Number(pid), "SIGTERM");
   for (const name of existsSync(dir) ? readdirSync(dir) : [])
     if (name !== "lock") rmSync(join(dir, name), { recursive: true, force: true });
 }
 
+/** What ann may do on web-1: three commands and one file, and no shell. */
+function sshPolicy(host: DemoSshd): Record<string, string> {
+  return {
+    "targets/web-1.yaml": `target: web-1
+kind: ssh
+summary: The machine that serves the shop's checkout
+config:
+  host: 127.0.0.1
+  port: ${host.port}
+  hostKeys: { pin: [${JSON.stringify(host.hostKey)}] }
+  control: { user: ${host.user}, revokedKeys: ${host.revokedKeys} }
+`,
+    "playbooks/web-repair.yaml": `playbook: web-repair
+summary: Look at the checkout's log, and mend its settings
+target: web-1
+scope:
+  user: ${host.user}
+  commands: ["uptime", "tail -n * ${host.app.log}"]
+  sftp: { read: ["${host.app.log}", "${host.app.settings}"], write: ["${host.app.settings}"] }
+who: { group: payments }
+when: { reason: [customer-impact, data-loss, security] }
+approve: { need: 0 }
+time: { max: 45m, idle: 15m }
+`,
+  };
+}
+
 async function writePolicy(
   target: DemoTarget,
+  host: DemoSshd | undefined,
   people: Record<string, { roles: string; groups: string; secret: string }>,
 ): Promise<void> {
   const lines = await Promise.all(
@@ -181,6 +225,7 @@ approve: { need: 1, from: { group: payments-leads }, within: 15m }
 time: { max: 30m, idle: 10m }
 `,
   };
+  Object.assign(files, host === undefined ? {} : sshPolicy(host));
   for (const [name, text] of Object.entries(files)) {
     await mkdir(dirname(join(dir, "policy", name)), { recursive: true });
     await writeFile(join(dir, "policy", name), text);
@@ -189,6 +234,7 @@ time: { max: 30m, idle: 10m }
 
 interface Parts {
   target?: DemoTarget;
+  host?: DemoSshd;
   server?: RunningServer;
   witness?: Witness;
 }
@@ -241,6 +287,14 @@ async function demo(parts: Parts): Promise<void> {
   const target = await step("a PostgreSQL plays production: orders-prod, with data in it", async () => {
     return (parts.target = await startDemoTarget({ dir: join(dir, "target") }));
   });
+  const noHost = noDemoSshd(join(resolve(dir), "web-1"));
+  const host =
+    noHost === undefined
+      ? await step("an sshd plays a production host: web-1", async () => {
+          return (parts.host = await startDemoSshd(join(resolve(dir), "web-1")));
+        })
+      : undefined;
+  if (noHost !== undefined) console.log(dim(`  without a host to open by SSH: ${noHost}`));
   const people = {
     ann: { roles: "requester", groups: "payments", secret: newPersonSecret() },
     bob: { roles: "approver", groups: "payments-leads", secret: newPersonSecret() },
@@ -254,7 +308,7 @@ async function demo(parts: Parts): Promise<void> {
     },
   );
   const server = await step("Glasskey starts, on an embedded PostgreSQL of its own", async () => {
-    await writePolicy(target, people);
+    await writePolicy(target, host, people);
     await writeFile(
       join(dir, "demo-secrets.txt"),
       Object.entries(people)
@@ -264,7 +318,7 @@ async function demo(parts: Parts): Promise<void> {
     );
     await writeFile(
       join(dir, "glasskey.yaml"),
-      `listen: { api: "127.0.0.1:${await freePort(7443)}", postgres: "127.0.0.1:${await freePort(7432)}" }
+      `listen: { api: "127.0.0.1:${await freePort(7443)}", postgres: "127.0.0.1:${await freePort(7432)}", ssh: "127.0.0.1:${await freePort(7422)}" }
 log:
   witnesses:
     need: 1
@@ -273,8 +327,8 @@ log:
 `,
     );
     return (parts.server = await startServer(readConfig(join(dir, "glasskey.yaml")), (line) =>
-      // The witness is told of this log in the next line, once its key is known.
-      line.startsWith("no witness says") ? undefined : console.error(`  ${dim(line)}`),
+      // The witness is told of this log in the next line, once its key is known; web-1 is told whom to trust later on.
+      line.startsWith("no witness says") || line.startsWith("orphan sweep of web-1 waits") ? undefined : console.error(`  ${dim(line)}`),
     ));
   });
   await must("ida", ["witness", "add-log", witnessDir, server.vkey]);
@@ -373,6 +427,7 @@ log:
     );
     show(replays.find((text) => text.includes("UPDATE 212")) ?? "");
   });
+  if (host !== undefined) await sshDemo(host);
   await step(
     "the whole log and every recording verify offline, with code that knows nothing of the server, and the witness agrees",
     async () => {
@@ -382,6 +437,73 @@ log:
   );
 
   console.log(`\n${bold("Every step held.")}`);
+}
+
+/** The same by SSH: a host that trusts one line, plain ssh and scp, and a playbook without a shell. */
+async function sshDemo(host: DemoSshd): Promise<void> {
+  await step("ida puts the one line on web-1 that lets Glasskey sign for it, and checks", async () => {
+    const setup = JSON.parse(await must("ida", ["target", "setup", "web-1", "--json"])) as {
+      steps: { text: string }[];
+    };
+    const line = setup.steps.map(({ text }) => text.trim()).find((text) => /^ssh-ed25519 \S+/.test(text));
+    check(line !== undefined, "the set-up should have the authority's line", JSON.stringify(setup));
+    await host.trust(line ?? "");
+    show(await must("ida", ["target", "check", "web-1"]));
+  });
+  const grant = await step("ann breaks the glass on web-1: no key of hers is there, before or afterwards", async () => {
+    const args = ["break", "web-repair", "--reason", "customer-impact", "--why", "checkout is stuck", "--json"];
+    return (JSON.parse(await must("ann", args)) as { grant: string }).grant;
+  });
+  await step("a command of the playbook runs there, through the gateway, with plain ssh", async () => {
+    const seen = await run("ann", ["connect", grant, "--", "tail", "-n", "2", host.app.log]);
+    check(
+      seen.code === 0 && seen.stdout.includes("pool_size 4"),
+      "tail should show the log",
+      seen.stdout + seen.stderr,
+    );
+    show(seen.stdout);
+  });
+  await step("another one, and a shell, are refused before they reach the host", async () => {
+    const other = await run("ann", ["connect", grant, "--", "cat", "/etc/shadow"]);
+    check(other.code !== 0 && !other.stdout.includes("root:"), "cat should be refused", other.stdout + other.stderr);
+    const shell = await run("ann", ["connect", grant], "id\n");
+    check(shell.code !== 0 && !shell.stdout.includes("uid="), "a shell should be refused", shell.stdout + shell.stderr);
+    show(other.stderr);
+  });
+  await step("she mends a file with plain scp", async () => {
+    const config = (await must("ann", ["connect", grant, "--config"])).trim();
+    const mended = join(dir, "checkout.conf");
+    await writeFile(mended, "pool_size = 40\n");
+    const seen = await runProgram("scp", ["-F", config, mended, `${grant}:${host.app.settings}`]);
+    const there = readFileSync(host.app.settings, "utf8");
+    check(
+      seen.code === 0 && there === "pool_size = 40\n",
+      "the file should be on web-1",
+      seen.stdout + seen.stderr + there,
+    );
+  });
+  await step("ann ends the grant; the host itself is asked, and a certificate of hers is refused", async () => {
+    const seen = await run("ann", ["end", grant]);
+    check(
+      seen.code === 0 && seen.stdout.includes("Proof"),
+      "the end should come with its proof",
+      seen.stdout + seen.stderr,
+    );
+    show(seen.stdout);
+  });
+  await step("ida sees what was run, and which file was written, with its SHA-256", async () => {
+    const { sessions } = JSON.parse(await must("ida", ["sessions", grant, "--json"])) as {
+      sessions: { session: string }[];
+    };
+    const replays = sessions.toReversed().map(({ session }) => must("ida", ["replay", session])); // newest first
+    const all = (await Promise.all(replays)).join("");
+    check(
+      all.includes("tail") && all.includes("/etc/shadow") && all.includes(host.app.settings),
+      "the recordings should hold commands, refusals and the file",
+      all,
+    );
+    show(all);
+  });
 }
 
 async function roleOf(target: DemoTarget): Promise<readonly string[]> {
@@ -411,7 +533,10 @@ async function verifyLog(server: RunningServer): Promise<Finished> {
   }
 }
 
-function nextCommands(): string {
+function nextCommands(host: DemoSshd | undefined): string {
+  const onHost = `  glass break web-repair --reason customer-impact \\
+    --why "a look around" -- uptime         # on web-1, by SSH
+`;
   return `
 Glasskey goes on running here. In another terminal:
 
@@ -421,7 +546,7 @@ Glasskey goes on running here. In another terminal:
   glass ls
   glass break orders-db-repair --reason customer-impact \\
     --why "a look around" -- psql
-  glass break payments-db-repair --reason data-loss --no-wait \\
+${host === undefined ? "" : onHost}  glass break payments-db-repair --reason data-loss --no-wait \\
     --why "wrong amount"                    # needs bob, and says the GRANT
 
 As bob, ida or sam, with their own homes beside ann's:
@@ -459,9 +584,10 @@ async function main(): Promise<number> {
   let farewell: string | undefined;
   try {
     await clean();
+    await ensureDebianPackages(FOR_DEMO, complain);
     await demo(parts);
     if (values.once || parts.server === undefined) return 0;
-    console.log(nextCommands());
+    console.log(nextCommands(parts.host));
     const failure = await Promise.race([interruption.promise, parts.server.failed]);
     console.error(`Glasskey cannot go on: ${describe(failure)}`);
     return 1;
@@ -477,6 +603,7 @@ async function main(): Promise<number> {
   } finally {
     await parts.server?.stop();
     await parts.target?.stop();
+    await parts.host?.stop();
     if (parts.witness !== undefined) await stopChild(parts.witness.child);
     lock.release();
     if (farewell !== undefined) console.log(farewell);

@@ -34,7 +34,7 @@ export function nativeClient(answer: ConnectAnswer, caFile: string): NativeClien
   return {
     argv: ["psql"],
     env: { ...Object.fromEntries(settings), PGPASSWORD: answer.secret },
-    line: `PGPASSWORD=${quote(answer.secret)} psql ${quote(conninfo)}`,
+    line: `PGPASSWORD=${shellQuote(answer.secret)} psql ${shellQuote(conninfo)}`,
   };
 }
 
@@ -43,6 +43,17 @@ function conninfoValue(value: string): string {
   return /^[\w./:-]+$/.test(value) ? value : `'${value.replaceAll(/['\\]/g, String.raw`\$&`)}'`;
 }
 
-function quote(text: string): string {
+/**
+ * What follows `--` as arguments of ssh. One word is a command line, as a person would type it there. Several are a program
+ * and its arguments, and arrive as such: ssh itself would join them with spaces, for the other side's shell to take apart.
+ */
+export function remoteCommand(command: readonly string[]): readonly string[] {
+  const [first = ""] = command;
+  if (command.length === 0 || first.startsWith("-")) return command;
+  return ["--", command.length === 1 ? first : command.map(shellQuote).join(" ")];
+}
+
+/** For a POSIX shell; as it is, where nothing in it means anything to one. */
+export function shellQuote(text: string): string {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`;
 }

@@ -25,6 +25,7 @@ export interface Command {
 
 const text = { type: "string" } as const;
 const flag = { type: "boolean" } as const;
+const TERMINAL = "of several, the one that statement N opened; default: the first";
 
 /**
  * Every verb of the client, in the order of an incident. Each loads its own module when it is called: nobody waits for the
@@ -87,13 +88,18 @@ export const COMMANDS: readonly Command[] = [
   {
     ...{
       name: "connect",
-      usage: "glass connect GRANT [--print] [-- CMD…]",
+      usage: "glass connect GRANT [--print | --config] [--key FILE.pub] [-- CMD…]",
       arity: [1, 1],
-      run: async (call) => (await import("./commands/grants.ts")).connect(call),
+      run: async (call) => (await import("./commands/connect.ts")).connect(call),
     },
-    summary: "The native client through the gateway, or CMD with its environment",
-    options: { print: flag },
-    explain: { print: "print the plain command line instead of running it" },
+    summary: "The native client through the gateway; CMD runs with its environment, or on the host for SSH",
+    options: { print: flag, config: flag, key: text },
+    explain: {
+      print: "print the plain command line instead of running it",
+      config:
+        "SSH: print the path of an ssh_config for scp, sftp, rsync, git and Ansible; GRANT is the host's name in it",
+      key: "SSH: certify your own public key, such as a hardware key's, rather than a fresh one",
+    },
   },
   {
     name: "status",
@@ -182,35 +188,39 @@ export const COMMANDS: readonly Command[] = [
   {
     ...{
       name: "replay",
-      usage: "glass replay SESSION [--speed 2] [--idle-limit 2s]",
+      usage: "glass replay SESSION [--terminal N] [--speed 2] [--idle-limit 2s]",
       arity: [1, 1],
       run: async (call) => (await import("./commands/recordings.ts")).replay(call),
       summary: "What was done in a session: statements, times, rows, errors; a terminal is played",
     },
-    options: { speed: text, "idle-limit": text },
+    options: { terminal: text, speed: text, "idle-limit": text },
     explain: {
       speed: "of a terminal: how many times as fast",
+      terminal: TERMINAL,
       "idle-limit": "of a terminal: pauses are no longer than this; default 2s",
     },
   },
   {
     name: "watch",
-    usage: "glass watch SESSION",
+    usage: "glass watch SESSION [--terminal N]",
     arity: [1, 1],
     run: async (call) => (await import("./commands/recordings.ts")).watch(call),
     summary: "A session as it goes on: its statements, or its screen; the log has who watched",
+    options: { terminal: text },
+    explain: { terminal: "of several, the one that statement N opened; default: the one in use" },
   },
   {
     ...{
       name: "export",
-      usage: "glass export SESSION [--format json|text|asciicast|raw] [-o FILE] [--force]",
+      usage: "glass export SESSION [--format json|text|asciicast|raw] [--terminal N] [-o FILE] [--force]",
       arity: [1, 1],
       run: async (call) => (await import("./commands/recordings.ts")).exportRecording(call),
       summary: "A recording as a file: all of it, or none",
     },
-    options: { format: text, output: { type: "string", short: "o" }, force: flag },
+    options: { format: text, terminal: text, output: { type: "string", short: "o" }, force: flag },
     explain: {
       format: "json: a line for each statement; text: for people; asciicast: a terminal; raw: every record",
+      terminal: TERMINAL,
       output: "the file; default: standard output",
       force: "replace the file if it is there",
     },
@@ -413,6 +423,17 @@ export const COMMANDS: readonly Command[] = [
     arity: [0, 1],
     run: async (call) => (await import("./commands/targets.ts")).targetCheck(call),
     summary: "Could a lease be minted and revoked there? Says what is missing",
+  },
+  {
+    ...{
+      name: "target setup",
+      usage: "glass target setup [NAME | --kind KIND] [--format shell|cloud-init|ansible]",
+      arity: [0, 1],
+      run: async (call) => (await import("./commands/targets.ts")).targetSetup(call),
+    },
+    summary: "What to put on a target once so that leases can be minted there, ready to copy",
+    options: { kind: text, format: text },
+    explain: { kind: "for any target of that kind, before its file is there", format: "as a whole, for that tool" },
   },
   {
     name: "policy",

@@ -60,15 +60,18 @@ export function forgetToken(): void {
   });
 }
 
+/** Where the folders of all grants are. */
+export const grantsDir = (): string => join(homeDir(), "grants");
+
 /** A folder of this grant's own for what native clients must read from files, such as the gateway's CA. */
 export function grantDir(grant: string): string {
-  const dir = join(homeDir(), "grants", idOf(grant));
+  const dir = join(grantsDir(), idOf(grant));
   mkdirSync(dir, { recursive: true, mode: 0o700 });
   return dir;
 }
 
 export function removeGrantDir(grant: string): void {
-  rmSync(join(homeDir(), "grants", idOf(grant)), { recursive: true, force: true });
+  rmSync(join(grantsDir(), idOf(grant)), { recursive: true, force: true });
 }
 
 /** An answer that names something else than a grant must never become a path. */

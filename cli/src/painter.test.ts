@@ -16,7 +16,7 @@ function paint(frames: readonly ScreenLine[], { columns = 80, rows = 24, colour 
 }
 
 const frame = (changes: Partial<ScreenLine> = {}): ScreenLine => ({
-  ...{ what: "screen", at: "2026-01-01T00:00:00.000Z", cols: 80, rows: 24, cursor: { x: 0, y: 0 }, whole: true },
+  ...{ what: "screen", n: 1, at: "2026-01-01T00:00:00.000Z", cols: 80, rows: 24, cursor: { x: 0, y: 0 }, whole: true },
   lines: [],
   ...changes,
 });

@@ -294,6 +294,8 @@ test.skipIf(!existsSync("/usr/bin/python3"))(
     await take.output("$ \u001B[31mred alert\u001B[0m\r\n");
     await take.output('\u001B]52;c;cm0gLXJmIC8K\u0007\u001B]0;owned\u0007\u001B[6n\u001B[?1003h\u001BP$q"p\u001B\\');
     await take.output("full screen\u202E");
+    await take.resize(40, 6, 7);
+    await take.output("of another channel", 7);
     await take.end();
     await studio.sealer.sealNow();
 
@@ -308,6 +310,11 @@ test.skipIf(!existsSync("/usr/bin/python3"))(
     const left = shown.replaceAll(/\u001B\[(?:\d*(?:;\d+)*[mHJK]|\?(?:1049|7|25)[hl])/g, "");
     expect(left.replaceAll(/[\r\n]/g, "")).not.toMatch(/\p{Cc}/u);
     expect(shown.lastIndexOf("\u001B[?1049l")).toBeGreaterThan(shown.lastIndexOf("\u001B[?1049h"));
+    expect(shown).not.toContain("of another channel");
+    expect(shown).toContain(`--terminal 7`);
+    const other = Buffer.concat(await inPty("ida", ["replay", take.session, "--terminal", "7"])).toString();
+    expect(other).toContain("of another channel");
+    expect(other).not.toContain("full screen");
 
     const lines = await run("ida", ["replay", take.session]);
     expect(lines.stdout).toMatch(/│ \$ red alert[^]*│ full screen[^]*session ends/);

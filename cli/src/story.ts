@@ -3,7 +3,7 @@ import { bytes, clock, plain, quoted, type Output } from "./output.ts";
 
 /** Prints what was done in a session, one line after the other. */
 export interface Story {
-  tell(line: Exclude<ReplayLine, { what: "screen" }>): void;
+  tell(line: Exclude<ReplayLine, { what: "screen" | "terminals" }>): void;
 }
 
 /** Statements whose beginning was printed, and which wait for their answer. */
@@ -30,6 +30,7 @@ export function tellStory(out: Output): Story {
     const which = sent === undefined || sent === printed ? "" : `${out.dim(`#${line.n}`)} `;
     const [result, paint] = resultOf(line, out);
     out.sayAll(quoted(out, `          → ${which}`, result, paint));
+    if (line.detail !== undefined) out.sayAll(quoted(out, "          · ", plain(detailOf(line.detail)), out.dim));
   };
 
   return {
@@ -41,15 +42,22 @@ export function tellStory(out: Output): Story {
   };
 }
 
-function resultOf({ outcome, tag, rows, us, error }: StatementLine, out: Output): [string, (text: string) => string] {
-  const ms = us === undefined ? "" : `, ${(us / 1000).toFixed(1)} ms`;
+function resultOf(
+  { outcome, tag, rows, us, error, bytes: length, detail }: StatementLine,
+  out: Output,
+): [string, (text: string) => string] {
+  const long = length === undefined || detail === undefined ? "" : `, ${bytes(length)}`;
+  const ms = `${long}${us === undefined ? "" : `, ${(us / 1000).toFixed(1)} ms`}`;
   switch (outcome) {
     case "refused":
       return [`refused: ${plain(error?.message ?? "")}`, out.red];
     case "failed":
-      return [`${error?.sqlstate ?? ""} ${plain(error?.message ?? "")}${ms}`, out.red];
+      return [`${plain(error?.sqlstate ?? error?.code ?? "")} ${plain(error?.message ?? "")}${ms}`, out.red];
     case "done":
-      return [`${tag ?? ""}${rows === undefined || /\d$/.test(tag ?? "") ? "" : ` ${rows} rows`}${ms}`, out.dim];
+      return [
+        `${plain(tag ?? (detail === undefined ? "" : "done"))}${rows === undefined || /\d$/.test(tag ?? "") ? "" : ` ${rows} rows`}${ms}`,
+        out.dim,
+      ];
     case "running":
       return ["sent", out.yellow];
     default:
@@ -76,15 +84,31 @@ function event(out: Output, { what, at, content }: EventLine): void {
   }
 }
 
+const MARKS: Readonly<Record<ShownLine["what"], string>> = { shown: "│", command: "$", output: "»" };
+
 function shown(out: Output, { what, at, text }: ShownLine): void {
-  out.sayAll(quoted(out, `${out.dim(clock(at))}  ${out.dim(what === "command" ? "$" : "│")} `, text));
+  out.sayAll(quoted(out, `${out.dim(clock(at))}  ${out.dim(MARKS[what] ?? "│")} `, text));
 }
 
-function textOf({ n, via, text, leftOutBytes, outcome }: StatementLine): string {
+/** `path /srv/app.conf, sha256 9f86…, stdout 12 bytes`: what the kind says of a statement, as people read it. */
+function detailOf(detail: Readonly<Record<string, unknown>>): string {
+  const words = (value: unknown): string => {
+    if (typeof value === "string") return value;
+    if (typeof value !== "object" || value === null || Array.isArray(value)) return JSON.stringify(value);
+    return Object.entries(value)
+      .map(([name, inner]) => (name === "bytes" ? `${words(inner)} bytes` : `${name} ${words(inner)}`))
+      .join(" ");
+  };
+  return Object.entries(detail)
+    .map(([name, value]) => `${name} ${words(value)}`)
+    .join(", ");
+}
+
+function textOf({ n, via, text, leftOutBytes, outcome, detail }: StatementLine): string {
   // Its answer came while somebody watches, and its text before.
   if (via === "" && text === "" && outcome !== "running") return `(statement #${n}, sent earlier)`;
   return leftOutBytes === undefined
-    ? text.trim()
+    ? `${detail === undefined ? "" : `${plain(via)}: `}${text.trim()}`
     : `(a statement of ${bytes(leftOutBytes)}; glass export --format raw has it whole)`;
 }
 

@@ -181,6 +181,10 @@ export const grantView = z.object({
   closedAt: time.nullable(),
   endCause: z.string().nullable(),
   endText: z.string().nullable(),
+  gateway: z
+    .object({ host: z.string(), port: z.number().int() })
+    .nullable()
+    .describe("While it is open: where clients of its kind connect, with the grant as the user's name"),
   mayApprove: z.array(z.string()).describe("While it waits: people whose approval would still count"),
   lastError: z.string().nullable().describe("While opening or closing: what the target answered last"),
   attempts: z.number().int(),
@@ -188,23 +192,6 @@ export const grantView = z.object({
   review: reviewView.nullable().describe("The look back on it; null for a grant that was never open"),
 });
 export type GrantView = z.infer<typeof grantView>;
-
-export const connectAnswer = z.object({
-  grant: z.string(),
-  kind: z.string(),
-  host: z.string(),
-  port: z.number().int(),
-  user: z.string(),
-  secret: z.string().describe("The connect secret of this grant; works until its end"),
-  secretEnv: z.string().describe("Environment variable that the native client reads the secret from"),
-  env: z
-    .record(z.string(), z.string())
-    .describe("Environment for any other client of this protocol; `{ca}` as in `argv`"),
-  ca: z.string().describe("PEM that the gateway's certificate chains to"),
-  argv: z.array(z.string()).describe("The native client's command; `{ca}` stands for a file with `ca`"),
-  endsAt: time,
-});
-export type ConnectAnswer = z.infer<typeof connectAnswer>;
 
 export const endRequest = z.strictObject({ waitMs: z.number().int().min(0).max(120_000).optional() });
 export const killRequest = z.strictObject({ id: z.union([grantId, sessionId]), why: oneLine(500).optional() });

@@ -15,6 +15,11 @@ export const ERRORS = {
   grant_over: { status: 410, exit: 1, means: "The grant has ended; break the glass again." },
   not_proved: { status: 503, exit: 5, means: "Revocation is not proved yet; Glasskey keeps trying." },
   target_unreachable: { status: 502, exit: 1, means: "The target did not answer, or refused Glasskey's own login." },
+  target_untrusted: {
+    status: 502,
+    exit: 1,
+    means: "The target is not the one that its file describes: another host key or certificate. Nothing is sent to it.",
+  },
   target_unfit: { status: 502, exit: 1, means: "The target lacks what a lease needs; see `glass target check`." },
   recording_unavailable: { status: 503, exit: 1, means: "The recording cannot be written, so nothing is opened." },
   store_unavailable: { status: 503, exit: 1, means: "The store does not answer." },

@@ -1,5 +1,6 @@
 export * from "./api.ts";
 export * from "./archive.ts";
+export * from "./connect.ts";
 export * from "./errors.ts";
 export * from "./events.ts";
 export * from "./evidence.ts";

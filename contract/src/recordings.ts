@@ -14,6 +14,15 @@ const name = z
 export const EXPORT_FORMATS = ["json", "text", "asciicast", "raw"] as const;
 export type ExportFormat = (typeof EXPORT_FORMATS)[number];
 
+/** Which of a session's terminals is to be drawn. */
+export const terminalNumber = z.coerce
+  .number()
+  .int()
+  .min(1)
+  .max(2 ** 32 - 1)
+  .optional()
+  .describe("The terminal, by the number of the statement that opened it; where absent, the first one");
+
 /** Name of the trailer that ends every recording that is streamed: `ok`, or the error as JSON in base64url. */
 export const END_TRAILER = "glass-end";
 
@@ -27,11 +36,15 @@ export interface StatementLine {
   /** Length of a statement that was too long to be shown; `text` is empty then. */
   readonly leftOutBytes?: number;
   readonly params?: unknown;
+  /** What else the target's kind says of it: `path`, `direction`, `sha256`, totals of a command's streams, … */
+  readonly detail?: Readonly<Record<string, unknown>>;
   readonly outcome: "running" | "done" | "failed" | "refused" | "unknown";
   readonly rows?: number;
   readonly tag?: string;
+  /** Of the answer, or of the file. */
+  readonly bytes?: number;
   readonly us?: number;
-  readonly error?: { readonly sqlstate?: string; readonly message: string };
+  readonly error?: { readonly sqlstate?: string; readonly code?: string; readonly message: string };
   readonly sentBytes: number;
 }
 
@@ -57,6 +70,8 @@ export interface ScreenRun {
 /** What a terminal showed at that time. Rows that are missing are as they were, or empty where it is `whole`. */
 export interface ScreenLine {
   readonly what: "screen";
+  /** Which terminal: the statement that opened it. */
+  readonly n: number;
   readonly at: string;
   readonly cols: number;
   readonly rows: number;
@@ -65,19 +80,28 @@ export interface ScreenLine {
   readonly lines: readonly { readonly y: number; readonly runs: readonly ScreenRun[] }[];
 }
 
-/** A line of text that a terminal showed, or a command that its shell marked (OSC 133). */
+/** A line of text that a terminal showed, a command that its shell marked (OSC 133), or a line that a command wrote. */
 export interface ShownLine {
-  readonly what: "shown" | "command";
+  readonly what: "shown" | "command" | "output";
+  /** Of which statement. */
+  readonly n: number;
   readonly at: string;
   readonly seq: number;
   readonly text: string;
 }
 
-export type ReplayLine = StatementLine | EventLine | ScreenLine | ShownLine;
+/** The last line of a replay of frames: which of several terminals it was. */
+export interface TerminalsLine {
+  readonly what: "terminals";
+  readonly shown: number;
+  readonly others: readonly number[];
+}
+
+export type ReplayLine = StatementLine | EventLine | ScreenLine | ShownLine | TerminalsLine;
 
 /** What only a watcher is told, beside {@link ReplayLine}. */
 export type WatchLine =
-  | ReplayLine
+  | Exclude<ReplayLine, TerminalsLine>
   | { readonly what: "watching"; readonly live: boolean; readonly person: string; readonly earlierLines: number }
   | { readonly what: "behind"; readonly records: number }
   /** Nothing happened, and the connection is there. */
@@ -104,7 +128,7 @@ export const searchHit = z.object({
   playbook: z.string(),
   at: z.string(),
   seq: z.number().int(),
-  where: z.enum(["statement", "error", "notice", "action", "screen", "command"]),
+  where: z.enum(["statement", "error", "notice", "action", "screen", "command", "output"]),
   text: z.string().describe("What was found, with what stands around it"),
 });
 export type SearchHit = z.infer<typeof searchHit>;

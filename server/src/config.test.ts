@@ -43,6 +43,25 @@ test("a secret that is written out is refused and shown to nobody, also behind a
   }
 });
 
+test("a kind of targets that is off is not listened for, and every other one is, where nothing else is said", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "glasskey-config-"));
+  const gatewayOf = async (text: string): Promise<unknown> => {
+    await writeFile(join(folder, "glasskey.yaml"), text);
+    return readConfig(join(folder, "glasskey.yaml")).gateway;
+  };
+  const [postgres, ssh] = [
+    { host: "127.0.0.1", port: 7432 },
+    { host: "127.0.0.1", port: 7422 },
+  ];
+  expect(await gatewayOf("data: data")).toEqual({ postgres, ssh });
+  expect(await gatewayOf("listen: { ssh: off }")).toEqual({ postgres });
+  expect(await gatewayOf("listen: { postgres: off, ssh: '[::]:22' }")).toEqual({ ssh: { host: "::", port: 22 } });
+  await rm(folder, { recursive: true });
+  expect(await complaint("listen: { ssh: 7422 }")).toContain("must be HOST:PORT");
+  expect(await complaint("listen: { ssh: none }")).toContain("or off");
+  expect(await complaint("listen: { shh: off }")).toMatch(/no key "shh"[^]*ssh/);
+});
+
 test("a type that is wrong and a key that is missing are said in our words, and a channel's misspelt key has a suggestion", async () => {
   expect(await complaint("tokens: { ttl: 5 }")).toContain("tokens.ttl must be text");
   expect(await complaint("hosts: here")).toContain("hosts must be a list");

@@ -112,6 +112,11 @@ const listen = z.string().transform((text, context): Listen => {
   return { host: match[1].replaceAll(/[[\]]/g, ""), port };
 });
 
+/** Where a kind of targets is listened for, or nowhere. */
+const listenOrOff = z.union([z.literal("off").transform(() => undefined), listen], {
+  error: "must be HOST:PORT, such as 127.0.0.1:7432 (port 0 takes a free one), or off",
+});
+
 const durationUpTo = (maxMs?: number) =>
   z.string().transform((text, context): number => {
     try {
@@ -139,7 +144,8 @@ const schema = z.strictObject({
   listen: z
     .strictObject({
       api: listen.prefault("127.0.0.1:7443"),
-      postgres: listen.prefault("127.0.0.1:7432"),
+      postgres: listenOrOff.prefault("127.0.0.1:7432"),
+      ssh: listenOrOff.prefault("127.0.0.1:7422"),
       metrics: listen.optional(),
     })
     .prefault({}),
@@ -259,7 +265,7 @@ export function readConfig(file: string, dataDir?: string): ServerConfig {
     dataDir: dataDir === undefined ? absolute(value.data) : resolve(dataDir),
     api: value.listen.api,
     metrics: value.listen.metrics,
-    gateway: { postgres: value.listen.postgres },
+    gateway: listeners({ postgres: value.listen.postgres, ssh: value.listen.ssh }),
     hosts: value.hosts,
     tls:
       value.tls === undefined
@@ -296,6 +302,11 @@ export function readConfig(file: string, dataDir?: string): ServerConfig {
     origin: value.log.origin,
     witnesses: value.log.witnesses === undefined ? undefined : locateWitnesses(value.log.witnesses, absolute),
   };
+}
+
+/** Those that are not off. */
+function listeners(of: Readonly<Record<string, Listen | undefined>>): Readonly<Record<string, Listen>> {
+  return Object.fromEntries(Object.entries(of).flatMap(([kind, at]) => (at === undefined ? [] : [[kind, at]])));
 }
 
 const TYPES: Readonly<Record<string, string>> = {
@@ -336,7 +347,7 @@ function knownKeys(path: readonly (string | number)[]): readonly string[] {
     "": Object.keys(schema.shape),
     policy: ["git"],
     "policy.git": POLICY_GIT_KEYS,
-    listen: ["api", "postgres", "metrics"],
+    listen: ["api", "postgres", "ssh", "metrics"],
     tls: ["cert", "key", "ca"],
     database: ["host", "port", "user", "password", "database", "ca", "owner"],
     "database.owner": ["user", "password"],

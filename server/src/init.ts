@@ -48,6 +48,7 @@ data: data # keys, embedded store, recordings: back it up, and let nobody else r
 listen:
   api: 127.0.0.1:7443
   postgres: 127.0.0.1:7432
+  ssh: 127.0.0.1:7422
 hosts: [localhost, 127.0.0.1] # names that people reach this server by
 recording: durable
 

@@ -39,6 +39,7 @@ import { createLogin } from "./identity/login.ts";
 import { createThrottle } from "./identity/throttle.ts";
 import { namesOf } from "./identity/pseudonyms.ts";
 import { personOfToken, revokeToken } from "./identity/tokens.ts";
+import { createIdentities } from "./identities.ts";
 import { installationId, logSigner, makeDataDir, makePrivateDir, nodeId, rootKey, serverTls } from "./installation.ts";
 import { createHealth } from "./metrics/health.ts";
 import { localFigures } from "./metrics/local.ts";
@@ -76,12 +77,13 @@ const EXPORT_MS = 2_000;
 const KEEP_CHECKPOINT_MS = 3_600_000; // each proves the log's growth since; one an hour is 9,000 small files a year
 const RETENTION_MS = 10_000; // one look at an index where there is nothing to do
 const CHECK_MS = 20_000;
+const RENEW_MS = 3_600_000; // a look at the time; what is renewed lasts for months
 
 /** A running Glasskey: control plane and gateway of one process. */
 export interface RunningServer {
   readonly url: string;
   /** Where each kind's clients connect. */
-  readonly endpoints: ReadonlyMap<string, { host: string; port: number }>;
+  readonly endpoints: ReadonlyMap<string, { host: string; port: number; trust: string }>;
   readonly config: ServerConfig;
   readonly install: string;
   readonly vkey: string;
@@ -140,6 +142,10 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
       if (path === undefined || isAbsolute(path)) return resolveSecret(text);
       return resolveSecret(`\${file:${join(config.policyDir, path)}}`);
     };
+    const identities = createIdentities({
+      ...{ kinds, keyring, install, resolve: resolvePolicySecret, hosts: config.hosts },
+      ...{ listeners: Object.keys(config.gateway), now: () => systemClock.now() },
+    });
     const evidence = createEvidence({ sources: config.evidence, store, clock: systemClock, resolveSecret, warn });
     const links = createLinks(keyring);
     const notifier = createNotifier({
@@ -187,7 +193,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
       kinds: new Map(
         kinds.map((kind) => [
           kind.kind,
-          { driver: kind.driver(resolvePolicySecret), promises: (c: JsonObject) => kind.promises(c) },
+          { driver: kind.driver(identities.tools(kind.kind)), promises: (c: JsonObject) => kind.promises(c) },
         ]),
       ),
       cutter: () => {
@@ -267,6 +273,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
           listeners: Object.entries(config.gateway).map(([kind, listen]) => ({ kind, ...listen })),
           entry: new URL("./data-plane.ts", import.meta.url),
           ...{ tls: { key: tls.key, cert: tls.cert }, plaintextLoopback: config.plaintextLoopback, journal },
+          identities: identities.listeners,
         },
         {
           challenge: (user) => challenge(access, user),
@@ -446,6 +453,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
       every(RETENTION_MS, timers.signal, retain, warn),
       every(RETENTION_MS, timers.signal, () => damage.look(timers.signal), warn),
       every(RETENTION_MS, timers.signal, signing, warn),
+      every(RENEW_MS, timers.signal, () => identities.renew(gateway.identify), warn),
     ];
     parts.set("timers", async () => {
       timers.abort();
@@ -455,7 +463,10 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     parts.set("node", async () => void (await store.deleteFrom("nodes").where("id", "=", node).execute()));
 
     const endpoints = new Map(
-      gateway.ports.map(({ kind, port }) => [kind, { host: config.hosts[0] ?? "localhost", port }]),
+      gateway.ports.map(({ kind, port }) => [
+        kind,
+        { host: config.hosts[0] ?? "localhost", port, trust: identities.trust(kind, port) },
+      ]),
     );
     const find = (name: string): { name: string; secret: string | undefined } | undefined => {
       const person = policy().people.find((candidate) => candidate.name === name && candidate.enabled);
@@ -481,6 +492,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
       logout: (token) => revokeToken(store, token),
       endpoint: (kind) => endpoints.get(kind),
       checkTargets: (name) => checkTargets(access, name),
+      setup: (kind, targetConfig) => identities.setup(kind, targetConfig),
       recordings,
       retention: {
         keepMs: config.recordings.keepMs,

@@ -49,6 +49,8 @@ export interface ServerProcess extends Reachable {
 /** What one person can do over the API. */
 export interface Client {
   call<T>(method: "GET" | "POST", path: string, body?: unknown): Promise<T>;
+  /** What a path answers, as it is. */
+  text(path: string): Promise<string>;
   /** The status and error code of a call that is refused. */
   refused(
     method: "GET" | "POST",
@@ -161,7 +163,7 @@ config:
       policyDir,
       dataDir: join(folder, name),
       api: { host: "127.0.0.1", port: 0 },
-      gateway: { postgres: { host: "127.0.0.1", port: 0 } },
+      gateway: { postgres: { host: "127.0.0.1", port: 0 }, ssh: { host: "127.0.0.1", port: 0 } },
     },
     ...{
       hosts: ["127.0.0.1", "localhost"],
@@ -214,7 +216,7 @@ config:
         ...{
           policy: policyDir,
           data: join(folder, "data"),
-          listen: { api: "127.0.0.1:0", postgres: "127.0.0.1:0" },
+          listen: { api: "127.0.0.1:0", postgres: "127.0.0.1:0", ssh: "127.0.0.1:0" },
           hosts: ["127.0.0.1", "localhost"],
         },
         ...{ root_key: `\${file:${rootKey}}`, database: { ...external, ca: undefined } },
@@ -295,15 +297,17 @@ async function clientOf(server: Reachable, person: string): Promise<Client> {
       request.end(payload);
     });
   };
-  const call = async <T>(method: "GET" | "POST", path: string, body?: unknown): Promise<T> => {
+  const said = async (method: string, path: string, body?: unknown): Promise<string> => {
     const { status, text } = await send(method, path, body);
     if (status !== 200) throw new Error(`${method} ${path} as ${person}: ${status} ${text}`);
-    return JSON.parse(text) as T;
+    return text;
   };
+  const call = async <T>(method: "GET" | "POST", path: string, body?: unknown): Promise<T> =>
+    JSON.parse(await said(method, path, body)) as T;
   if (person !== "") ({ token } = await call<{ token: string }>("POST", "/v1/login", { name: person, secret: SECRET }));
   const grant = (id: string): Promise<GrantView> => call("GET", `/v1/grants/${id}`);
   return {
-    ...{ call, grant },
+    ...{ call, grant, text: (path) => said("GET", path) },
     async refused(method, path, body) {
       const { status, text } = await send(method, path, body);
       if (status === 200) throw new Error(`${method} ${path} as ${person} was not refused: ${text}`);

@@ -1,14 +1,11 @@
-import { spawn } from "node:child_process";
-import { constants } from "node:os";
-import { join } from "node:path";
-import type { AlarmList, ConnectAnswer, GrantView, KillAnswer, PlaybookView } from "@glasskey/contract";
+import type { AlarmList, GrantView, KillAnswer, PlaybookView } from "@glasskey/contract";
 import { call } from "../client.ts";
-import { nativeClient, type NativeClient } from "../clients.ts";
 import type { Invocation } from "../commands.ts";
 import { CliError, usage } from "../errors.ts";
-import { grantDir, readLogin, removeGrantDir, writePrivate, type Login } from "../home.ts";
+import { readLogin, removeGrantDir, type Login } from "../home.ts";
 import { grantArgument, grantOrSessionArgument } from "../ids.ts";
 import { clock, duration, plain, table, type Output } from "../output.ts";
+import { runClient } from "./connect.ts";
 import { sayStanding } from "./standing.ts";
 
 const LOST_MS = 120_000;
@@ -182,69 +179,6 @@ function notOpened(grant: GrantView): CliError {
   }
 }
 
-export async function connect({ args, options, command, out }: Invocation): Promise<number> {
-  const login = readLogin();
-  const grant = grantArgument(args);
-  if (options["print"] !== true && !out.json) return runClient(login, grant, command, out);
-  const { answer, ca, client } = await prepare(login, grant);
-  out.value({ ...answer, argv: client.argv, env: client.env, caFile: ca });
-  out.say(client.line);
-  out.hint(`The secret works until ${clock(answer.endsAt)}. Do not paste it where others read.`);
-  return 0;
-}
-
-async function prepare(
-  login: Login,
-  grant: string,
-): Promise<{ answer: ConnectAnswer; ca: string; client: NativeClient }> {
-  const answer = await call<ConnectAnswer>(login, "POST", `/v1/grants/${grant}/connect`);
-  const ca = join(grantDir(answer.grant), "ca.pem");
-  writePrivate(ca, answer.ca);
-  return { answer, ca, client: nativeClient(answer, ca) };
-}
-
-/** Runs the target's client, or `command` with everything it needs in its environment. @returns its exit code. */
-async function runClient(login: Login, grant: string, command: readonly string[], out: Output): Promise<number> {
-  const { answer, client } = await prepare(login, grant);
-  const own = command.length > 0 && !(command[0] ?? "").startsWith("-");
-  const [program = "", ...rest] = own ? command : [...client.argv, ...command];
-  const env = { ...process.env, ...client.env };
-  const child = spawn(program, rest, { stdio: "inherit", env });
-  // Ctrl-C belongs to the client: it cancels a query there. This process only waits.
-  for (const signal of ["SIGINT", "SIGQUIT"] as const) process.on(signal, () => {});
-  for (const signal of ["SIGTERM", "SIGHUP"] as const) process.on(signal, () => child.kill(signal));
-  return new Promise((resolve, reject) => {
-    child.once("error", (cause: NodeJS.ErrnoException) =>
-      reject(
-        cause.code === "ENOENT"
-          ? new CliError("usage", `${program} is not installed here`, {
-              next: `Any client works. Its line: glass connect ${grant} --print`,
-              cause,
-            })
-          : cause,
-      ),
-    );
-    child.once("exit", (code, signal) => {
-      const status = code ?? 128 + (signal === null ? 0 : constants.signals[signal]);
-      if (!out.tty) return resolve(status);
-      // The grant may have ended, or been extended, while the client ran.
-      call<GrantView>(login, "GET", `/v1/grants/${answer.grant}`).then(
-        (now) => {
-          if (now.state === "active") {
-            out.hint(out.dim(`Still open until ${clock(now.endsAt ?? "")}. When you are done: glass end ${now.grant}`));
-          } else {
-            out.hint(
-              `${now.grant} is over${now.closedAt === null ? "" : ` since ${clock(now.closedAt)}`}: ${now.endText ?? now.state}`,
-            );
-          }
-          resolve(status);
-        },
-        () => resolve(status),
-      );
-    });
-  });
-}
-
 export async function status({ args, options, out }: Invocation): Promise<number> {
   const login = readLogin();
   if (args[0] !== undefined) {
@@ -273,6 +207,7 @@ export async function status({ args, options, out }: Invocation): Promise<number
   );
   grants.forEach((grant, i) => {
     out.sayAll(lines[i] ?? []);
+    if (grant.gateway !== null && grant.kind === "ssh") out.say(out.dim(`    ${sshLine(grant)}`));
     if (grant.state === "pending") out.say(out.dim(`    ${grant.reason}: ${plain(grant.why)}`));
     if (grant.state === "pending" && grant.mayApprove.includes(login.person))
       out.say(out.dim(`    glass approve ${grant.grant}`));
@@ -292,6 +227,12 @@ function whatNext(grant: GrantView, me: string): string {
   if (grant.closedAt !== null)
     return `ended ${clock(grant.closedAt)}${grant.endText === null ? "" : `, ${plain(grant.endText)}`}`;
   return grant.endsAt === null ? "" : `ends ${clock(grant.endsAt)}`;
+}
+
+/** The line that works without `glass`, for whoever has the secret. */
+function sshLine({ grant, gateway }: GrantView): string {
+  const port = gateway === null || gateway.port === 22 ? "" : `-p ${gateway.port} `;
+  return plain(`ssh ${port}${grant}@${gateway?.host ?? ""}`);
 }
 
 function stateOf(grant: GrantView, out: Output): string {
@@ -331,6 +272,8 @@ export function show(grant: GrantView, out: Output): void {
   if (grant.extensionWanted) rows.push(["more time", `asked for; needs ${approvals(grant.missing)} of ${who(grant)}`]);
   if (grant.endsAt !== null && grant.state === "active")
     rows.push(["ends", `${clock(grant.endsAt)}, in ${duration(Date.parse(grant.endsAt) - Date.now())}`]);
+  if (grant.gateway !== null && grant.kind === "ssh")
+    rows.push(["plain ssh", `${sshLine(grant)}; its secret and known_hosts: glass connect ${grant.grant} --print`]);
   if (grant.endText !== null)
     rows.push(["ended", `${plain(grant.endText)}${grant.closedAt === null ? "" : ` (${clock(grant.closedAt)})`}`]);
   if (grant.lastError !== null)

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { rmSync } from "node:fs";
 import { link, open, rename, rm } from "node:fs/promises";
-import type { ReplayLine, SearchAnswer, SearchRequest, ScreenLine, WatchLine } from "@glasskey/contract";
+import type { ReplayLine, SearchAnswer, SearchRequest, ScreenLine, TerminalsLine, WatchLine } from "@glasskey/contract";
 import { isErrorCode } from "@glasskey/contract/errors";
 import { call, callBytes, callLines } from "../client.ts";
 import type { Invocation } from "../commands.ts";
@@ -21,7 +21,7 @@ const IDLE_LIMIT_MS = 2_000;
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 /** The server says something every five seconds. */
 const QUIET_MS = 20_000;
-const EMPTY_SCREEN = { cols: 80, rows: 24, cursor: { x: 0, y: 0 }, whole: true, lines: [] };
+const EMPTY_SCREEN = { n: 0, cols: 80, rows: 24, cursor: { x: 0, y: 0 }, whole: true, lines: [] };
 
 const sessionPath = (session: string, what: string): string => `/v1/sessions/${session}/${what}`;
 
@@ -34,8 +34,10 @@ export async function replay({ args, options, out }: Invocation): Promise<number
   const all: ReplayLine[] = [];
   const stage = openStage(out, `replay of ${session}`);
   let previousMs: number | undefined;
+  const terminal = terminalOption(options);
+  let terminals: TerminalsLine | undefined;
   try {
-    const path = sessionPath(session, `replay?terminal=${play ? "frames" : "lines"}`);
+    const path = sessionPath(session, `replay?terminal=${play || terminal !== "" ? "frames" : "lines"}${terminal}`);
     for await (const line of callLines<ReplayLine>(readLogin(), path, { signal: stage.left })) {
       if (out.json) {
         if (all.length >= MAX_JSON_LINES)
@@ -47,23 +49,25 @@ export async function replay({ args, options, out }: Invocation): Promise<number
         previousMs = atMs;
         stage.screen(line);
         stage.status(`${clock(line.at)}  replay of ${session}  Ctrl-C leaves`);
-      } else stage.tell(line);
+      } else if (line.what === "terminals") terminals = line;
+      else stage.tell(line);
     }
   } finally {
     stage.leave();
   }
   if (stage.left.aborted && !play) return INTERRUPTED; // a part is not the whole
+  if (terminals !== undefined) out.hint(othersHint(session, terminals));
   out.value({ lines: all });
   return 0;
 }
 
 /** A session as it goes on, until it ends or Ctrl-C. */
-export async function watch({ args, out }: Invocation): Promise<number> {
+export async function watch({ args, options, out }: Invocation): Promise<number> {
   const session = sessionArgument(args);
   const stage = openStage(out, `watching ${session}`);
   let over: Extract<WatchLine, { what: "over" }> | undefined;
   try {
-    const lines = callLines<WatchLine>(readLogin(), sessionPath(session, "watch"), {
+    const lines = callLines<WatchLine>(readLogin(), sessionPath(session, `watch?${terminalOption(options)}`), {
       signal: stage.left,
       quietMs: QUIET_MS,
     });
@@ -100,7 +104,7 @@ export async function exportRecording({ args, options, out }: Invocation): Promi
   const session = sessionArgument(args);
   const format = options["format"] === undefined ? "json" : String(options["format"]);
   if (!FORMATS.includes(format)) throw usage(`"${plain(format)}" is no format`, `One of: ${FORMATS.join(", ")}`);
-  const pieces = callBytes(readLogin(), sessionPath(session, `export?format=${format}`));
+  const pieces = callBytes(readLogin(), sessionPath(session, `export?format=${format}${terminalOption(options)}`));
   const file = options["output"] === undefined ? undefined : String(options["output"]);
   if (file === undefined) {
     if (out.json) throw usage("--json needs a file to write to", "Add: -o FILE");
@@ -157,9 +161,11 @@ export async function search({ args, options, out }: Invocation): Promise<number
   return 0;
 }
 
+type Told = Exclude<ReplayLine, ScreenLine | TerminalsLine>;
+
 /** Where lines go to: below each other, or around a terminal's screen. */
 interface Stage {
-  tell(line: Exclude<ReplayLine, ScreenLine>): void;
+  tell(line: Told): void;
   screen(frame: ScreenLine): void;
   status(text: string): void;
   pause(ms: number): Promise<void>;
@@ -171,7 +177,7 @@ interface Stage {
 
 function openStage(out: Output, title: string): Stage {
   const story = tellStory(out);
-  const after: Exclude<ReplayLine, ScreenLine>[] = [];
+  const after: Told[] = [];
   let painter: Painter | undefined;
   const left = new AbortController();
   const leave = (): void => {
@@ -309,6 +315,20 @@ function readTime(text: string, option: string): string {
       `Such as ${duration(7 * 86_400_000)} (ago), 2026-05-01 or 2026-05-01T02:14:00Z`,
     );
   return date.toISOString();
+}
+
+/** `--terminal N` as the API has it. */
+function terminalOption(options: Invocation["options"]): string {
+  const value = options["terminal"];
+  if (value === undefined) return "";
+  if (!/^[1-9]\d{0,8}$/.test(String(value)))
+    throw usage("--terminal is the number of the statement that opened it", "Such as 3; glass replay shows it as #3");
+  return `&n=${String(value)}`;
+}
+
+function othersHint(session: string, { shown, others }: TerminalsLine): string {
+  const some = others.slice(0, 20).join(", ");
+  return `That was terminal ${shown}. There are ${others.length} more: glass replay ${session} --terminal ${some}`;
 }
 
 function positive(value: string | boolean | undefined, option: string): number | undefined {

@@ -16,6 +16,7 @@ import { planLease } from "./open.ts";
 import { move } from "./lifecycle.ts";
 import { openReview } from "./review.ts";
 import { tell } from "./tell.ts";
+import { alarmIfUntrusted, trusted } from "./untrusted.ts";
 
 export type LeaseRow = Selectable<LeasesTable>;
 
@@ -205,7 +206,7 @@ export function leaseKey(access: Pick<Access, "keyring">, lease: string): Buffer
   return access.keyring.derive("lease", lease);
 }
 
-function secretsOf(access: Access, lease: string): LeaseSecrets {
+export function secretsOf(access: Pick<Access, "keyring">, lease: string): LeaseSecrets {
   const key = leaseKey(access, lease);
   return { derive: (purpose) => deriveSecret(key, purpose) };
 }
@@ -245,6 +246,7 @@ async function mint(access: Access, kind: KindControl, row: LeaseRow): Promise<v
     return;
   }
   const found = await before;
+  await trusted(access, row.target);
   await access.store.transaction().execute(async (tx) => {
     // The grant's row first, as whoever ends it takes it: in the other order the two would wait for each other.
     if (row.grant_id !== null) await closeIfDriftedMeanwhile(access, tx, row.grant_id);
@@ -321,6 +323,7 @@ async function abandonMint(access: Access, row: LeaseRow): Promise<void> {
 
 async function failOpening(access: Access, row: LeaseRow, error: unknown): Promise<void> {
   const text = describe(error);
+  await alarmIfUntrusted(access, row.target, error);
   await access.store.transaction().execute(async (tx) => {
     await append(tx, {
       ...{
@@ -423,9 +426,14 @@ async function remove(access: Access, kind: KindControl, row: LeaseRow): Promise
     await mark("fenced_at", "lease.fenced");
     await kind.driver.revoke(plan, AbortSignal.timeout(REMOTE_TIMEOUT_MS));
     await mark("revoked_at", "lease.revoked");
-    confirmation = await kind.driver.confirm(plan, secretsOf(access, row.id), AbortSignal.timeout(REMOTE_TIMEOUT_MS));
+    const issued = await lastIssue(access, row);
+    const signal = AbortSignal.timeout(REMOTE_TIMEOUT_MS);
+    confirmation = await kind.driver.confirm(plan, secretsOf(access, row.id), signal, issued);
+    if (confirmation.verdict === "unknown" && confirmation.code !== undefined)
+      await alarmIfUntrusted(access, row.target, new GlassError(confirmation.code, confirmation.why));
   } catch (error) {
     confirmation = { verdict: "unknown", why: describe(error) };
+    await alarmIfUntrusted(access, row.target, error);
   }
   if (confirmation.verdict !== "dead") {
     const text = confirmation.verdict === "alive" ? `still there: ${confirmation.left.join(", ")}` : confirmation.why;
@@ -470,10 +478,34 @@ async function remove(access: Access, kind: KindControl, row: LeaseRow): Promise
     }
   });
   await clearAlarm(access.store, access.warn, `lease ${row.id}`, access.notifier);
+  await trusted(access, row.target);
   if (row.grant_id === null) {
     await clearAlarm(access.store, access.warn, orphanAlarm(row.install, row.id), access.notifier);
   }
   if (row.grant_id !== null) await finishClosing(access, row.grant_id);
+}
+
+/**
+ * Nothing was issued for the lease after that instant. Sessions begin only while it is live, and each has its row before
+ * anything is issued for it; its own probe came before that. A lease that never was live had the probe alone, which is over
+ * once somebody else holds the claim: by its fence. Undefined for an orphan: nobody knows who issued what.
+ */
+async function lastIssue(access: Access, row: LeaseRow): Promise<Date | undefined> {
+  if (row.grant_id === null) return undefined;
+  const known = await access.store
+    .selectFrom("leases as l")
+    .innerJoin("grants as g", "g.id", "l.grant_id")
+    .select([
+      sql<boolean>`g.active_at is not null and not exists
+        (select from leases later where later.grant_id = g.id and later.created_at > l.created_at)`.as("was_live"),
+      sql<Date | null>`greatest(g.active_at, (select max(s.opened_at) from sessions s where s.lease_id = l.id))`.as(
+        "at",
+      ),
+      "l.fenced_at",
+    ])
+    .where("l.id", "=", row.id)
+    .executeTakeFirst();
+  return (known?.was_live === true ? known.at : known?.fenced_at) ?? undefined;
 }
 
 async function pageIfLate(access: Access, row: LeaseRow, text: string): Promise<void> {

@@ -2,19 +2,20 @@ import { sql } from "kysely";
 import { append } from "../audit/append.ts";
 import { formatDuration } from "../core/duration.ts";
 import { deriveSecret } from "../core/derive.ts";
-import { GlassError } from "../core/errors.ts";
+import { describe, GlassError } from "../core/errors.ts";
 import { isId, newId } from "../core/ids.ts";
 import type { JsonObject } from "../core/json.ts";
 import type { Secret } from "../core/secret.ts";
 import type { Playbook } from "../playbooks/policy.ts";
 import { pseudonymOf } from "../identity/pseudonyms.ts";
 import { storeError } from "../store/database.ts";
-import type { LeasePlan, MaskRules, OpenRequest, SessionEnd } from "../targets/target.ts";
+import type { IssueRequest, LeasePlan, MaskRules, OpenRequest, SessionEnd } from "../targets/target.ts";
 import type { Access, SessionActivity } from "./access.ts";
 import { finishClosing } from "./confirm.ts";
-import { leaseKey, readPlan } from "./leases.ts";
+import { leaseKey, readPlan, secretsOf } from "./leases.ts";
 import type { GrantRow } from "./lifecycle.ts";
 import { pinned } from "./pins.ts";
+import { alarmIfUntrusted } from "./untrusted.ts";
 
 /** What the data plane needs to begin a session; plain data, it crosses a thread. */
 export interface OpenedGrant {
@@ -28,6 +29,8 @@ export interface OpenedGrant {
   endsAtMs: number;
   plan: LeasePlan;
   scope: JsonObject;
+  /** What the driver issued for this session alone. Secret, and stored nowhere. */
+  credential: JsonObject;
   leaseKey: Uint8Array;
   mask: MaskRules;
 }
@@ -62,14 +65,15 @@ export async function challenge(access: Access, user: string): Promise<{ connect
 
 /**
  * Begins a session under a grant: the only door, for every channel of every protocol. The grant's row is locked against
- * closing while the session's row is written, so that no session escapes a cut.
+ * closing while the session's row is written, so that no session escapes a cut. What the driver issues for it is issued
+ * once that row is there: the row's start is the latest moment from which any credential of the lease can count.
  * @throws GlassError for the person at the client: what is wrong, and what to do.
  */
 export async function openSession(access: Access, request: OpenRequest): Promise<OpenedGrant> {
   const user = request.user;
   if (!isId("grant", user)) throw new GlassError("unauthenticated", "unknown grant");
   const session = newId("session");
-  return access.store
+  const begun = await access.store
     .transaction()
     .execute(async (tx) => {
       const grant = await tx.selectFrom("grants").selectAll().where("id", "=", user).forShare().executeTakeFirst();
@@ -110,20 +114,21 @@ export async function openSession(access: Access, request: OpenRequest): Promise
           { next: "Close some, or use a smaller pool." },
         );
       }
-      await tx
+      const { opened_at: at } = await tx
         .insertInto("sessions")
         .values({
           ...{ id: session, grant_id: user, lease_id: lease.id, node: access.node, person: grant.requester },
           ...{ remote_address: request.remoteAddress, client: JSON.stringify(request.client) },
         })
-        .execute();
+        .returning("opened_at")
+        .executeTakeFirstOrThrow();
       const actor = await pseudonymOf(tx, grant.requester);
       await append(tx, {
         ...{ type: "session.opened", at: new Date(), actor, grant: user, lease: lease.id, session },
         ...{ target: grant.target, playbook: grant.playbook },
       });
       const { playbook } = await pinned(tx, grant.playbook_hash);
-      return {
+      const granted = {
         ...{
           session,
           grant: user,
@@ -141,6 +146,7 @@ export async function openSession(access: Access, request: OpenRequest): Promise
         leaseKey: leaseKey(access, lease.id),
         mask: maskOf(access, playbook),
       };
+      return { granted, lease: lease.id, to: { session, at, endsAt: lease.ends_at } };
     })
     .catch(async (error: unknown) => {
       const known = storeError(error);
@@ -148,6 +154,28 @@ export async function openSession(access: Access, request: OpenRequest): Promise
         await logRefusal(access, user, known.code).catch(() => {});
       throw known;
     });
+  return { ...begun.granted, credential: await issue(access, begun.granted, begun.lease, begun.to) };
+}
+
+/** What the target's driver makes for one session. Without it there is no session: its row is closed again. */
+async function issue(
+  access: Access,
+  { kind: name, plan }: Pick<OpenedGrant, "kind" | "plan">,
+  lease: string,
+  to: IssueRequest,
+): Promise<JsonObject> {
+  try {
+    const kind = access.kinds.get(name);
+    if (kind === undefined) throw new GlassError("config_invalid", `no target kind ${name} in this Glasskey`);
+    return await kind.driver.issue(plan, secretsOf(access, lease), to);
+  } catch (error) {
+    const nothing = { statements: 0, refused: 0, bytesIn: 0, bytesOut: 0 };
+    const detail = `no credential was issued: ${describe(error)}`;
+    await sessionClosed(access, to.session, { cause: "error", detail, ...nothing }).catch((problem: unknown) =>
+      access.warn(`session ${to.session} is not closed in the store: ${describe(problem)}`),
+    );
+    throw error;
+  }
 }
 
 /** What the pinned playbook masks. The key depends on the playbook's name alone: its versions can be compared. */
@@ -226,7 +254,12 @@ export async function sessionClosed(
     });
     return row.grant_id;
   });
-  if (grant !== undefined) await finishClosing(access, grant);
+  if (grant === undefined) return;
+  if (end.code === "target_untrusted") {
+    const of = await access.store.selectFrom("grants").select("target").where("id", "=", grant).executeTakeFirst();
+    if (of !== undefined) await alarmIfUntrusted(access, of.target, new GlassError(end.code, end.detail));
+  }
+  await finishClosing(access, grant);
 }
 
 /** Remembers when grants were last busy, so that only time without work counts as idle, whichever process saw it. */

@@ -11,6 +11,7 @@ import { GUARDS, move } from "./lifecycle.ts";
 import { tellOverdue } from "./review.ts";
 import { idleText, noteActivity, sessionClosed } from "./sessions.ts";
 import { tell } from "./tell.ts";
+import { alarmIfUntrusted } from "./untrusted.ts";
 
 const NODE_DEAD_AFTER_MS = 30_000; // several missed heartbeats; its sessions died with its sockets
 const ORPHAN_GRACE_MS = 120_000; // a lease's row is committed before its role exists; anything younger may be in the making
@@ -247,6 +248,7 @@ export async function sweepOrphans(access: Access): Promise<void> {
       }
     } catch (error) {
       access.warn(`orphan sweep of ${target.name} waits: ${describe(error)}`);
+      await alarmIfUntrusted(access, target.name, error);
     }
   }
 }

@@ -1,6 +1,7 @@
 import {
   breakRequest,
   connectAnswer,
+  connectRequest,
   endRequest,
   grantView,
   killAnswer,
@@ -59,7 +60,7 @@ export function grantRoutes(app: Routes, api: Api): void {
     async (request): Promise<GrantView> => {
       const { person } = await personOf(api, request);
       const grant = await breaks.run(person, request.raw, () => requestGrant(access, { ...request.body, person }));
-      return grantViewOf(access, await load(grant));
+      return grantViewOf(api, await load(grant));
     },
   );
 
@@ -91,7 +92,7 @@ export function grantRoutes(app: Routes, api: Api): void {
         (row) =>
           policy.decide({ action: "read_grant", person, playbook: row.playbook, requester: row.requester }).allow,
       );
-      return { grants: await Promise.all(rows.map((row) => grantViewOf(access, row))) };
+      return { grants: await Promise.all(rows.map((row) => grantViewOf(api, row))) };
     },
   );
 
@@ -129,7 +130,7 @@ export function grantRoutes(app: Routes, api: Api): void {
           return now;
         });
       }
-      return grantViewOf(access, grant);
+      return grantViewOf(api, grant);
     },
   );
 
@@ -147,7 +148,7 @@ export function grantRoutes(app: Routes, api: Api): void {
         const { person } = await personOf(api, request);
         await permit(request.params.grant, person, "read_grant");
         await vote(access, person, request.params.grant, verdict);
-        return grantViewOf(access, await load(request.params.grant));
+        return grantViewOf(api, await load(request.params.grant));
       },
     );
   }
@@ -158,6 +159,7 @@ export function grantRoutes(app: Routes, api: Api): void {
       schema: {
         summary: "How a native client reaches the target under this grant",
         params: params.grant,
+        body: connectRequest,
         response: answers(connectAnswer),
       },
     },
@@ -184,6 +186,15 @@ export function grantRoutes(app: Routes, api: Api): void {
         });
       }
       const { target } = await pinned(access.store, grant.playbook_hash);
+      const secret = connectSecret(access, grant.id);
+      const publicKey = request.body?.publicKey;
+      const now = api.clock.now();
+      const certified =
+        publicKey === undefined
+          ? undefined
+          : kind.clientCertificate?.({
+              ...{ connectSecret: secret, grant: grant.id, publicKey, now, endsAt: grant.ends_at },
+            });
       const command = kind.clientCommand({ ...endpoint, grant: grant.id, config: target.config, caFile: "{ca}" });
       return {
         ...{
@@ -191,13 +202,15 @@ export function grantRoutes(app: Routes, api: Api): void {
           kind: grant.kind,
           ...endpoint,
           user: grant.id,
-          secret: connectSecret(access, grant.id).reveal(),
+          secret: secret.reveal(),
         },
         ...{
           secretEnv: command.secretEnv,
           env: { ...command.env },
           argv: [...command.argv],
           ca: api.ca,
+          certificate: certified?.certificate ?? null,
+          certificateUntil: certified?.validUntil.toISOString() ?? null,
           endsAt: grant.ends_at.toISOString(),
         },
       };
@@ -217,7 +230,7 @@ export function grantRoutes(app: Routes, api: Api): void {
       const { person } = await personOf(api, request);
       await permit(request.params.grant, person, "read_grant");
       const { extended } = await extendGrant(access, person, request.params.grant);
-      return { extended, grant: await grantViewOf(access, await load(request.params.grant)) };
+      return { extended, grant: await grantViewOf(api, await load(request.params.grant)) };
     },
   );
 
@@ -236,7 +249,7 @@ export function grantRoutes(app: Routes, api: Api): void {
       const grant = await load(request.params.grant).catch(() => undefined);
       const permitted = await permit(request.params.grant, person, grant?.state === "pending" ? "withdraw" : "end");
       await endGrant(access, person, permitted, `ended by ${person}`);
-      return grantViewOf(access, await closed(permitted.id, request.body?.waitMs ?? END_WAIT_MS));
+      return grantViewOf(api, await closed(permitted.id, request.body?.waitMs ?? END_WAIT_MS));
     },
   );
 
@@ -261,7 +274,7 @@ export function grantRoutes(app: Routes, api: Api): void {
       await permit(session?.grant_id ?? id, person, "kill");
       const { grant, cut } = await kill(access, person, id, why);
       const row = id === grant ? await closed(grant, END_WAIT_MS) : await load(grant);
-      return { id, sessionsCut: cut, grant: await grantViewOf(access, row) };
+      return { id, sessionsCut: cut, grant: await grantViewOf(api, row) };
     },
   );
 

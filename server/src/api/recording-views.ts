@@ -1,4 +1,5 @@
-import type { ReplayLine } from "@glasskey/contract";
+import type { EventLine, ReplayLine, ScreenLine, ShownLine, StatementLine } from "@glasskey/contract";
+import type { Line } from "../recording/outputs.ts";
 import type { Played } from "../recording/play.ts";
 import type { Drawn } from "../recording/screen-worker.ts";
 import { isoTime, lineJson, type ReplayLine as FoldedLine, timeOf } from "../recording/statements.ts";
@@ -6,14 +7,17 @@ import { isoTime, lineJson, type ReplayLine as FoldedLine, timeOf } from "../rec
 export function playedView(item: Played): ReplayLine {
   if (item.what === "line") return lineView(item.line);
   if (item.what === "screen") return screenView(item.drawn);
-  const { what, timeUs, stamp, text } = item.shown;
-  return { what: what === "line" ? "shown" : what, at: isoTime(timeOf({ timeUs })), seq: stamp, text };
+  return item.what === "terminals" ? item : shownView(item.shown);
 }
 
-export function lineView(line: FoldedLine): ReplayLine {
-  return lineJson(line) as unknown as ReplayLine; // JSON drops what is undefined
+export function shownView({ what, timeUs, stamp, n, text }: Line): ShownLine {
+  return { what: what === "line" ? "shown" : what, at: isoTime(timeOf({ timeUs })), seq: stamp, n, text };
 }
 
-export function screenView({ timeUs, frame }: Drawn): ReplayLine {
-  return { what: "screen", at: isoTime(timeOf({ timeUs })), ...frame };
+export function lineView(line: FoldedLine): StatementLine | EventLine {
+  return lineJson(line) as unknown as StatementLine | EventLine; // JSON drops what is undefined
+}
+
+export function screenView({ n, timeUs, frame }: Drawn): ScreenLine {
+  return { what: "screen", n, at: isoTime(timeOf({ timeUs })), ...frame };
 }

@@ -1,5 +1,5 @@
 import { Readable } from "node:stream";
-import { END_TRAILER, EXPORT_FORMATS, params, searchAnswer, searchRequest } from "@glasskey/contract";
+import { END_TRAILER, EXPORT_FORMATS, params, searchAnswer, searchRequest, terminalNumber } from "@glasskey/contract";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
 import { GlassError } from "../core/errors.ts";
@@ -34,14 +34,14 @@ export function recordingRoutes(app: Routes, api: Api): void {
       schema: {
         summary: "What was done in a session, and what its terminal showed, as lines of JSON",
         params: params.session,
-        querystring: z.object({ terminal: z.enum(["frames", "lines"]).default("lines") }),
+        querystring: z.object({ terminal: z.enum(["frames", "lines"]).default("lines"), n: terminalNumber }),
         produces: [NDJSON],
       },
     },
     async (request, reply) => {
       const { session } = request.params;
       const lines = async function* (gone: AbortSignal): AsyncGenerator<string> {
-        for await (const item of api.recordings.replay(session, request.query.terminal, gone))
+        for await (const item of api.recordings.replay(session, request.query.terminal, gone, request.query.n))
           yield `${JSON.stringify(playedView(item))}\n`;
       };
       const reading = { request, reply, session, type: NDJSON, how: { how: "replay" } };
@@ -55,15 +55,15 @@ export function recordingRoutes(app: Routes, api: Api): void {
       schema: {
         summary: "A recording as a file; its last trailer says whether it is whole",
         params: params.session,
-        querystring: z.object({ format: z.enum(EXPORT_FORMATS).default("json") }),
+        querystring: z.object({ format: z.enum(EXPORT_FORMATS).default("json"), n: terminalNumber }),
         produces: [NDJSON, "text/plain", "application/x-asciicast"],
       },
     },
     async (request, reply) => {
       const { session } = request.params;
-      const { format } = request.query;
+      const { format, n } = request.query;
       const reading = { request, reply, session, type: EXPORT_TYPES[format], how: { how: "export", format } };
-      return sendRecording(api, readers, reading, (gone) => api.recordings.export(session, format, gone));
+      return sendRecording(api, readers, reading, (gone) => api.recordings.export(session, format, gone, n));
     },
   );
 

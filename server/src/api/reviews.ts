@@ -33,7 +33,7 @@ export function reviewRoutes(app: Routes, api: Api): void {
       .limit(MAX_SESSIONS)
       .execute();
     const { moments, complete } = await timelineOf(access, api.log.reader, grant.id);
-    const view = await grantViewOf(access, grant);
+    const view = await grantViewOf(api, grant);
     return {
       ...{ grant: view, maySign: maySign && view.review !== null && view.review.signedAt === null },
       sessions: sessions.map((row) => sessionViewOf({ ...row, target: grant.target })),

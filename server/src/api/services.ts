@@ -5,13 +5,14 @@ import type { LogKeys } from "../audit/keys.ts";
 import type { LogReader } from "../audit/read.ts";
 import type { Bundles } from "../bundles/serve.ts";
 import type { Clock } from "../core/clock.ts";
+import type { JsonObject } from "../core/json.ts";
 import type { Secret } from "../core/secret.ts";
 import type { PushReceiver } from "../evidence/push.ts";
 import type { Health } from "../metrics/health.ts";
 import type { Links } from "../notify/links.ts";
 import type { Recordings } from "../recording/replay.ts";
 import type { Sinks } from "../sinks/sinks.ts";
-import type { TargetKind } from "../targets/target.ts";
+import type { HostSetup, TargetKind } from "../targets/target.ts";
 import type { RetentionApi } from "./retention.ts";
 import type { StandingApi } from "./standing.ts";
 
@@ -19,7 +20,7 @@ import type { StandingApi } from "./standing.ts";
 export interface Api {
   readonly access: Access;
   readonly version: string;
-  readonly kinds: ReadonlyMap<string, Pick<TargetKind, "promises" | "clientCommand">>;
+  readonly kinds: ReadonlyMap<string, Pick<TargetKind, "promises" | "clientCommand" | "clientCertificate">>;
   personOfToken(token: string): Promise<{ person: string; expiresAt: Date } | undefined>;
   login(
     name: string,
@@ -28,10 +29,12 @@ export interface Api {
   ): Promise<{ token: Secret; person: string; expiresAt: Date }>;
   logout(token: string): Promise<void>;
   /** Where clients of a kind reach the gateway. */
-  endpoint(kind: string): { host: string; port: number } | undefined;
+  endpoint(kind: string): { host: string; port: number; trust: string } | undefined;
   /** PEM of the CA behind the certificates of gateway and API. */
   readonly ca: string;
   checkTargets(name: string | undefined): Promise<readonly TargetCheck[]>;
+  /** What an administrator puts on a target of that kind, ready to copy. @throws GlassError `not_found` */
+  setup(kind: string, config: JsonObject): HostSetup;
   readonly bundles: Pick<Bundles, "inForce" | "reload" | "history" | "hook">;
   readonly log: LogApi;
   /** Undefined where no archive is configured. */

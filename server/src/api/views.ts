@@ -8,13 +8,18 @@ import { whyOf } from "../access/tell.ts";
 import { waitingFor } from "../access/waiting.ts";
 import { describe } from "../core/errors.ts";
 import type { SessionsTable } from "../store/tables.ts";
+import type { Api } from "./services.ts";
 
 /** In place of sealed words that do not open. */
 export const UNREADABLE = "(these words do not open: they were changed in the store, or their key is lost)";
 
 const iso = (date: Date | null): string | null => date?.toISOString() ?? null;
 
-export async function grantViewOf(access: Access, row: GrantRow): Promise<GrantView> {
+export async function grantViewOf(
+  { access, endpoint }: Pick<Api, "access" | "endpoint">,
+  row: GrantRow,
+): Promise<GrantView> {
+  const gateway = row.state === "active" ? endpoint(row.kind) : undefined;
   const [approvals, lease, review, waiting] = await Promise.all([
     access.store
       .selectFrom("approvals")
@@ -67,6 +72,7 @@ export async function grantViewOf(access: Access, row: GrantRow): Promise<GrantV
     },
     ...{ endsAt: iso(row.ends_at), activeAt: iso(row.active_at), closedAt: iso(row.closed_at) },
     ...{ endCause: row.end_cause, endText: row.end_text },
+    gateway: gateway === undefined ? null : { host: gateway.host, port: gateway.port },
     mayApprove: [...(waiting?.mayDecide ?? [])],
     ...{ lastError: lease?.last_error ?? null, attempts: lease?.attempts ?? 0 },
     proof: row.proof as unknown as ProofView | null,

@@ -1,11 +1,12 @@
 import { Readable } from "node:stream";
-import { params, type WatchLine } from "@glasskey/contract";
+import { params, terminalNumber, type WatchLine } from "@glasskey/contract";
+import { z } from "zod";
 import { sleep, within } from "../core/clock.ts";
 import { GlassError } from "../core/errors.ts";
 import type { Watched } from "../recording/watch.ts";
 import { storeError } from "../store/database.ts";
 import { CHECK_MS, noteRead, permit, whenGone } from "./recording-access.ts";
-import { lineView, screenView } from "./recording-views.ts";
+import { lineView, screenView, shownView } from "./recording-views.ts";
 import { personOf, type Routes } from "./routes.ts";
 import type { Api } from "./services.ts";
 import { createTickets } from "./tickets.ts";
@@ -41,6 +42,9 @@ export function watchRoute(app: Routes, api: Api): void {
       schema: {
         summary: "What is done in a session, as lines of JSON, as it is done",
         params: params.session,
+        querystring: z.object({
+          n: terminalNumber.describe("Of several terminals, the one to show; else the one in use"),
+        }),
         produces: ["application/x-ndjson"],
       },
     },
@@ -71,7 +75,7 @@ export function watchRoute(app: Routes, api: Api): void {
       };
       const timer = setInterval(() => void check(), CHECK_MS).unref();
       watchers.set(stop, over.promise);
-      const items = api.recordings.watch(session, cut.signal)[Symbol.asyncIterator]();
+      const items = api.recordings.watch(session, cut.signal, request.query.n)[Symbol.asyncIterator]();
       const leave = (): void => {
         clearInterval(timer);
         ticket[Symbol.dispose]();
@@ -132,6 +136,7 @@ export function watchRoute(app: Routes, api: Api): void {
 
 function viewOf(item: Watched): WatchLine {
   if (item.what === "line") return lineView(item.line);
+  if (item.what === "shown") return shownView(item.shown);
   return item.what === "screen" ? screenView(item.drawn) : item;
 }
 

@@ -11,6 +11,7 @@ export function closedGateway(): Gateway {
     cut: () => Promise.resolve(0),
     extend: () => Promise.resolve(),
     sessions: () => Promise.resolve([]),
+    identify: () => Promise.resolve(),
     refuseNew: () => Promise.resolve(),
     stop: () => Promise.resolve(),
     whenDead: new Promise(() => {}),

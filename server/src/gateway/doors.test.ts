@@ -28,6 +28,16 @@ test("whoever proves nothing in time is put out; whoever has a session stays", a
   expect(await user.line("echo")).toBe("echo here");
 });
 
+test("a protocol in which a person types the secret gives them its own time, and no other protocol's", async () => {
+  const r = await rig({ handshakeMs: 250 });
+  const [typing, silent] = [await connectLine(r.ports["line-patient"] ?? 0), await connectLine(r.line)];
+  r.backend.grants.set("gr_p", { endsInMs: 60_000, kind: "line-patient" });
+  await silent.closedMs;
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  typing.say(`hello gr_p ${SECRET}`);
+  expect(await typing.line("welcome")).toMatch(/^welcome/);
+});
+
 test("one address may hold so many unproved connections, and sessions do not count among them", async () => {
   const r = await rig({ unprovedConnectionsPerAddress: 2 });
   for (let i = 0; i < 3; i++) await login(r.line, "gr_a");

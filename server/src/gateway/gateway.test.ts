@@ -4,7 +4,15 @@ import { Worker } from "node:worker_threads";
 import { afterEach, expect, test } from "vitest";
 import { startGateway, type Gateway, type GatewayOptions } from "./gateway.ts";
 import type { CutReason } from "./messages.ts";
-import { connectLine, createTestBackend, login, SECRET, until, type TestBackend } from "./testing/rig.ts";
+import {
+  connectLine,
+  createTestBackend,
+  login,
+  SECRET,
+  until,
+  type LineClient,
+  type TestBackend,
+} from "./testing/rig.ts";
 
 const KILLED: CutReason = { code: "killed", text: "killed by the security officer" };
 const LOOPBACK = { kind: "line", host: "127.0.0.1", port: 0 };
@@ -86,6 +94,23 @@ test("kill, extend, list and stop reach the other thread", async () => {
   await expect(connectLine(port)).rejects.toThrow(/ECONNREFUSED/);
   expect(await gateway.cut({ grant: "gr_b" }, KILLED)).toBe(0);
   expect(await gateway.sessions()).toEqual([]);
+});
+
+test("who the gateway is reaches each connection, a new identity the later ones; a session has what was issued for it alone", async () => {
+  const backend = backendWith(["gr_a", 60_000], ["gr_b", 60_000]);
+  backend.grants.set("gr_a", { endsInMs: 60_000, credential: { token: "a" } });
+  backend.grants.set("gr_b", { endsInMs: 60_000, credential: { token: "b" } });
+  const identities = { line: { key: "first" }, other: { key: "another kind's" } };
+  const { gateway, port } = await start(backend, { identities });
+  const given = async (client: LineClient): Promise<unknown> => {
+    client.say("given");
+    return JSON.parse((await client.line("given")).slice("given ".length));
+  };
+  const early = await login(port, "gr_a");
+  await gateway.identify("line", { key: "second" });
+  const late = await login(port, "gr_b");
+  expect(await given(early)).toEqual({ identity: { key: "first" }, credential: { token: "a" } });
+  expect(await given(late)).toEqual({ identity: { key: "second" }, credential: { token: "b" } });
 });
 
 test("when the data plane dies, its sockets are gone, the control plane knows, and every session is ended once", async () => {

@@ -1,5 +1,6 @@
 import { MessageChannel, Worker, type MessagePort } from "node:worker_threads";
 import { describe } from "../core/errors.ts";
+import type { JsonObject } from "../core/json.ts";
 import { createControlEnd, type ControlEnd, type GateBackend } from "./control.ts";
 import {
   DEFAULT_LIMITS,
@@ -13,8 +14,9 @@ import {
   type SessionView,
 } from "./messages.ts";
 
-export interface GatewayOptions extends Omit<PlaneOptions, "limits"> {
+export interface GatewayOptions extends Omit<PlaneOptions, "limits" | "identities"> {
   limits?: Partial<GatewayLimits>;
+  identities?: PlaneOptions["identities"];
   /** The worker thread's program; the server's own data plane unless a test brings another. */
   entry: URL;
 }
@@ -36,6 +38,8 @@ export interface Gateway {
   /** Moves the deadline of a grant's sessions. */
   extend(grant: string, endsAtMs: number): Promise<void>;
   sessions(): Promise<SessionView[]>;
+  /** Who the gateway is in a kind's protocol, for connections from now on. */
+  identify(kind: string, identity: JsonObject): Promise<void>;
   /** While a reason is set, nobody may begin a session; running ones go on. */
   refuseNew(reason: Refusal | null): Promise<void>;
   /** Tells and cuts every session, flushes the journal and ends the thread. Idempotent. */
@@ -62,9 +66,12 @@ const MISSED_BEATS = 10;
  * @throws GlassError `config_invalid` if it cannot listen, or why the journal does not open.
  */
 export async function startGateway(options: GatewayOptions, backend: GateBackend): Promise<Gateway> {
-  const { entry, limits, ...plane } = options;
+  const { entry, limits, identities = {}, ...plane } = options;
   const { port1, port2 } = new MessageChannel();
-  const workerData: PlaneStart = { port: port2, options: { ...plane, limits: { ...DEFAULT_LIMITS, ...limits } } };
+  const workerData: PlaneStart = {
+    port: port2,
+    options: { ...plane, identities, limits: { ...DEFAULT_LIMITS, ...limits } },
+  };
   const worker = new Worker(entry, {
     ...{ workerData, transferList: [port2], name: "data-plane" },
     resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
@@ -123,6 +130,9 @@ export async function startGateway(options: GatewayOptions, backend: GateBackend
     cut: async (filter, reason) => (exited ? 0 : control.link.ask("cut", { filter, reason }, ask)),
     extend: async (grant, endsAtMs) => {
       await control.link.ask("extend", { grant, endsAtMs }, ask);
+    },
+    identify: async (kind, identity) => {
+      if (!exited) await control.link.ask("identify", { kind, identity }, ask);
     },
     sessions: async () => (exited ? [] : control.link.ask("sessions", null, ask)),
     refuseNew: async (reason) => {

@@ -1,5 +1,6 @@
 import { createServer, type Server, type Socket } from "node:net";
 import { describe, GlassError } from "../core/errors.ts";
+import type { JsonObject } from "../core/json.ts";
 import type { Gate, TargetKind } from "../targets/target.ts";
 import { MAX_SESSIONS_PER_CONNECTION } from "./gate.ts";
 import type { GatewayLimits, ListenerOptions } from "./messages.ts";
@@ -27,9 +28,11 @@ export interface Listener {
 }
 
 export interface ListenerParts {
-  kind: Pick<TargetKind, "kind" | "serve">;
+  kind: Pick<TargetKind, "kind" | "serve" | "handshakeMs">;
   at: ListenerOptions;
   tls: { key: string; cert: string };
+  /** Who the gateway is in this protocol now; asked at each connection. */
+  identity(): JsonObject;
   plaintextLoopback: boolean;
   limits: GatewayLimits;
   lobby: Lobby;
@@ -102,10 +105,11 @@ export async function startListener(parts: ListenerParts): Promise<Listener> {
       socket.destroy();
       return;
     }
-    const handshake = setTimeout(() => socket.destroy(), limits.handshakeMs);
+    const handshake = setTimeout(() => socket.destroy(), parts.kind.handshakeMs ?? limits.handshakeMs);
     socket.once("close", () => clearTimeout(handshake));
     const connection: Connection = {
-      ...{ socket, remoteAddress, tls: parts.tls, plaintextAllowed, kind: at.kind, sessions: new Set() },
+      ...{ socket, remoteAddress, tls: parts.tls, identity: parts.identity(), plaintextAllowed },
+      ...{ kind: at.kind, sessions: new Set() },
     };
     const proved = (): void => {
       clearTimeout(handshake);

@@ -20,6 +20,8 @@ export interface OpenedGrant {
   warnBeforeMs?: readonly number[];
   plan: LeasePlan;
   scope: JsonObject;
+  /** What the driver issued for this session alone. */
+  credential: JsonObject;
   /** 32 bytes, from which the data plane derives the lease's secrets. */
   leaseKey: Uint8Array;
   mask: MaskRules;
@@ -148,6 +150,8 @@ export const DEFAULT_LIMITS: GatewayLimits = {
 export interface PlaneOptions {
   listeners: readonly ListenerOptions[];
   tls: { key: string; cert: string };
+  /** Who the gateway is, by kind; see `GatewayIdentity.listener`. Kinds without one are not in it. */
+  identities: Readonly<Record<string, JsonObject>>;
   /** Lets clients in without TLS on listeners that are bound to a loopback address, and on no other. */
   plaintextLoopback: boolean;
   journal: JournalOptions;
@@ -184,6 +188,8 @@ export type DownVerbs = {
   ping: { ask: null; answer: null };
   cut: { ask: { filter: CutFilter; reason: CutReason }; answer: number };
   extend: { ask: { grant: string; endsAtMs: number }; answer: null };
+  /** For connections from now on. */
+  identify: { ask: { kind: string; identity: JsonObject }; answer: null };
   sessions: { ask: null; answer: SessionView[] };
   refuseNew: { ask: Refusal | null; answer: null };
   stop: { ask: { text: string }; answer: null };

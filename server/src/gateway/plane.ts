@@ -9,7 +9,7 @@ import type { DownVerbs, OpenJournal, PlaneOptions, Refusal, SessionJournal, UpV
 import { createRegistry, type Registry } from "./registry.ts";
 
 export interface PlaneParts {
-  kinds: readonly Pick<TargetKind, "kind" | "serve">[];
+  kinds: readonly Pick<TargetKind, "kind" | "serve" | "handshakeMs">[];
   openJournal: OpenJournal;
   clock: Clock;
 }
@@ -27,6 +27,7 @@ export async function startPlane(port: MessagePort, options: PlaneOptions, parts
   const lobby = createLobby(limits);
   const throttle = createThrottle(parts.clock, limits);
   const listeners: Listener[] = [];
+  const identities = new Map(Object.entries(options.identities));
   let refusal: Refusal | undefined;
   let stopping: Refusal | undefined;
   let registry: Registry | undefined;
@@ -58,6 +59,10 @@ export async function startPlane(port: MessagePort, options: PlaneOptions, parts
       cut: ({ filter, reason }) => registry?.cut(filter, reason) ?? 0,
       extend: ({ grant, endsAtMs }) => {
         registry?.extend(grant, endsAtMs);
+        return null;
+      },
+      identify: ({ kind, identity }) => {
+        identities.set(kind, identity);
         return null;
       },
       sessions: () => registry?.views() ?? [],
@@ -107,6 +112,7 @@ export async function startPlane(port: MessagePort, options: PlaneOptions, parts
       const { tls, plaintextLoopback } = options;
       const listener = await startListener({
         ...{ kind, at, tls, plaintextLoopback, limits, lobby, log },
+        identity: () => identities.get(kind.kind) ?? {},
         gate: (connection, proved) =>
           createGate({ connection, link, registry: sessions, throttle, limits, refusal: whyNot, proved }),
       });

@@ -13,7 +13,7 @@ import type { Deadline } from "./deadline.ts";
 import { deriveSecret } from "../core/derive.ts";
 import type { Activity, CutReason, OpenedGrant, SessionView } from "./messages.ts";
 
-/** An accepted client connection, and the sessions it carries: one for a database, many for SSH. */
+/** An accepted client connection, and the sessions it carries. */
 export interface Connection extends ClientConnection {
   readonly kind: string;
   readonly sessions: Set<Session>;
@@ -259,6 +259,7 @@ export function createSession(parts: SessionParts): Session {
     },
     plan: granted.plan,
     scope: granted.scope,
+    credential: granted.credential,
     secrets: { derive: (purpose) => deriveSecret(granted.leaseKey, purpose) },
     mask: granted.mask,
     recorder,
@@ -364,7 +365,8 @@ function trueEnd(said: SessionEnd, cut: CutReason | undefined): SessionEnd {
   const { statements, refused, bytesIn, bytesOut } = said;
   const counts = { statements, refused, bytesIn, bytesOut };
   if (cut !== undefined) return { cause: "cut", detail: cut.text, ...counts };
-  return { cause: said.cause === "cut" ? "error" : said.cause, detail: said.detail.slice(0, 500), ...counts };
+  const code = said.code === undefined ? {} : { code: said.code };
+  return { cause: said.cause === "cut" ? "error" : said.cause, detail: said.detail.slice(0, 500), ...code, ...counts };
 }
 
 function endedBeforeStart(cut: CutReason | undefined): GlassError {

@@ -6,6 +6,7 @@ import { isWithinTimes } from "./plan-hours.ts";
 import type { Denial, Person, Playbook, Policy, Selector } from "./policy.ts";
 import { quorumNeed } from "./quorum.ts";
 import { approversOf, type Crowd, crowdOf } from "./sides.ts";
+import { checkHostScope } from "./smells-ssh.ts";
 import type { Sources } from "./sources.ts";
 
 /** Four hours: half a shift. Whoever needs longer has stopped repairing and begun working there. */
@@ -29,7 +30,7 @@ interface Context {
   readonly officers: readonly Person[];
 }
 
-type Report = (code: SmellCode, path: readonly (string | number)[], message: string, help: string) => void;
+export type Report = (code: SmellCode, path: readonly (string | number)[], message: string, help: string) => void;
 
 /** What a careful reviewer would ask about, playbook by playbook and then of the policy as a whole. */
 export function findSmells(policy: Policy, sources: Sources): readonly Finding[] {
@@ -53,6 +54,7 @@ export function findSmells(policy: Policy, sources: Sources): readonly Finding[]
     checkReview(context, playbook, requesters, report);
     checkHabits(context, playbook, report);
     checkScope(playbook, report);
+    if (policy.target(playbook.target)?.kind === "ssh") checkHostScope(playbook.scope, report);
   }
   return [...findings, ...wholePolicy(context)];
 }

@@ -8,6 +8,7 @@ import { openSealer } from "./sealer.ts";
 import { readSession } from "./sealed.ts";
 import { committed, KEY, testFolder, testJournal } from "./testing/journal.ts";
 import { testStore } from "./testing/store.ts";
+import { numbered } from "./testing/terminal.ts";
 
 const HOUR_MS = 3_600_000;
 
@@ -30,13 +31,13 @@ test("a wall clock that is set back and forth during a recording costs no record
     clock: { now: () => new Date(wallMs), monotonicMs: () => performance.now() },
   });
   const recorder = journal.recorder(session);
-  await committed(recorder, RECORD.terminalResize, '{"cols":80,"rows":24}');
+  await committed(recorder, RECORD.terminalResize, '{"n":1,"cols":80,"rows":24}');
   const seen: number[] = [];
   for (const offset of set) {
     wallMs = start + offset;
     const from = performance.now();
     // The journal looks at the wall clock once a second.
-    while (performance.now() - from < 1_100) await committed(recorder, RECORD.terminalOutput, "tick\r\n");
+    while (performance.now() - from < 1_100) await committed(recorder, RECORD.terminalOutput, numbered("tick\r\n"));
     await sealer.sealNow(session);
   }
   await committed(recorder, RECORD.sessionEnded, '{"cause":"client"}');

@@ -118,6 +118,13 @@ export function contentOf(record: StoredRecord): Content {
   return content;
 }
 
+/** A payload that begins with the number of the statement that it belongs to. @throws GlassError `integrity` where it is too short. */
+export function numberedPayload(record: StoredRecord): { readonly n: number; readonly bytes: Buffer } {
+  const { payload } = record;
+  if (payload.length < 4) throw malformed(record, "has no statement number");
+  return { n: payload.readUInt32BE(0), bytes: payload.subarray(4) };
+}
+
 export function isContent(value: JsonValue | undefined): value is Content {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }

@@ -11,13 +11,13 @@ import { type Watched, watchSession } from "./watch.ts";
 export interface Recordings {
   /**
    * Seals what is still in the journal, then gives the recording in that form. Where sealing fails, what is sealed comes
-   * first and then the error. @throws as {@link readSession}.
+   * first and then the error. `terminal`: of several, by the statement that opened it. @throws as {@link readSession}.
    */
-  export(session: string, format: ExportFormat, signal: AbortSignal): AsyncIterable<string>;
+  export(session: string, format: ExportFormat, signal: AbortSignal, terminal?: number): AsyncIterable<string>;
   /** The same as lines, and what a terminal showed as frames with their times, or as lines of text. */
-  replay(session: string, terminal: "frames" | "lines", signal: AbortSignal): AsyncIterable<Played>;
+  replay(session: string, form: "frames" | "lines", signal: AbortSignal, terminal?: number): AsyncIterable<Played>;
   /** What was last done in it, or its screen, and then what is done, until it ends. */
-  watch(session: string, signal: AbortSignal): AsyncIterable<Watched>;
+  watch(session: string, signal: AbortSignal, terminal?: number): AsyncIterable<Watched>;
   /** @param may whether the asker may read that session's recording. */
   search(query: SearchQuery, may: (session: SearchedSession) => boolean, signal: AbortSignal): Promise<SearchPage>;
   /**
@@ -56,9 +56,9 @@ export function createRecordings(options: RecordingsOptions): Recordings {
     }
   };
   return {
-    export: (session, format, signal) => exportAs(format, session, whole(session, signal)),
-    replay: (session, terminal, signal) => play(whole(session, signal), terminal),
-    watch: (session, signal) => watchSession(options, session, signal),
+    export: (session, format, signal, terminal) => exportAs(format, session, whole(session, signal), terminal),
+    replay: (session, form, signal, terminal) => play(whole(session, signal), form, terminal),
+    watch: (session, signal, terminal) => watchSession({ ...options, terminal }, session, signal),
     search: (query, may, signal) => searchRecordings(options, query, may, signal),
     async chunk(session, chunk) {
       const row = await store

@@ -4,7 +4,8 @@ import { GlassError } from "../core/errors.ts";
 import { tooSlow } from "./match.ts";
 import type { StoredRecord } from "./record.ts";
 import { undrawable } from "./screen.ts";
-import type { Drawn, Hit, Job, Line, Question } from "./screen-worker.ts";
+import type { Line } from "./outputs.ts";
+import type { Drawn, Hit, Job, Question } from "./screen-worker.ts";
 
 /** What each job answers. */
 interface Answers {

@@ -3,8 +3,10 @@ import { GlassError } from "../core/errors.ts";
 import type { JsonValue } from "../core/json.ts";
 import { RECORD } from "../targets/target.ts";
 import { matcher, type Pattern } from "./match.ts";
-import { contentOf, type StoredRecord } from "./record.ts";
-import { clamped, openScreen, type Frame, type Screen, type Shown } from "./screen.ts";
+import { contentOf, numberedPayload, type StoredRecord } from "./record.ts";
+import type { Frame } from "./screen.ts";
+import { createOutputs, type Line } from "./outputs.ts";
+import { createScreens, type Terminal, terminalNumber } from "./screens.ts";
 import { createFold, type ReplayLine } from "./statements.ts";
 
 /**
@@ -12,7 +14,8 @@ import { createFold, type ReplayLine } from "./statements.ts";
  * neither can hold up the server. Its owner (screen-thread.ts) ends it when it takes too long.
  */
 export type Job =
-  | { readonly do: "draw" }
+  /** Of one terminal, or, of several, the one in which something happens: the last that was quiet stays for a while. */
+  | { readonly do: "draw"; readonly terminal?: number | "active" | undefined }
   | { readonly do: "lines" }
   | { readonly do: "search"; readonly pattern: Pattern };
 
@@ -25,18 +28,16 @@ export interface Question {
 }
 
 export interface Drawn {
+  /** The terminal, by the statement that opened it. */
+  readonly n: number;
   readonly timeUs: number;
   readonly frame: Frame;
-}
-
-export interface Line extends Shown {
-  readonly timeUs: number;
 }
 
 export interface Hit {
   readonly seq: number;
   readonly timeUs: number;
-  readonly where: "statement" | "error" | "notice" | "action" | "screen" | "command";
+  readonly where: "statement" | "error" | "notice" | "action" | "screen" | "command" | "output";
   readonly text: string;
 }
 
@@ -45,8 +46,11 @@ const PART_BYTES = 16 << 10;
 /** Frames of a recording come at most 25 times a second of its own time. */
 const FRAME_US = 40_000;
 
+/** Another terminal's picture comes in place of the one that is shown once that one was quiet for so long. */
+const QUIET_US = 2_000_000;
+
 const job = workerData as Job;
-const work = job.do === "draw" ? draw() : job.do === "lines" ? lines() : search(job.pattern);
+const work = job.do === "draw" ? draw(job.terminal) : job.do === "lines" ? lines() : search(job.pattern);
 
 parentPort?.on("message", (question: Question) => {
   void work({ ...question, records: question.records.map(withBuffer) }).then(
@@ -65,22 +69,32 @@ function withBuffer(record: StoredRecord): StoredRecord {
   return { ...record, payload: Buffer.from(buffer, byteOffset, length) };
 }
 
-function draw(): (question: Question) => Promise<Drawn[]> {
-  let screen: Screen | undefined;
+function draw(which: number | "active" = "active"): (question: Question) => Promise<Drawn[]> {
+  const screens = createScreens(false);
+  let shown: Terminal | undefined;
+  screens.onClose = (terminal) => {
+    if (terminal === shown) shown = undefined;
+  };
+  let shownUs = 0;
+  let whole = false;
   let dirtyUs: number | undefined;
   let lastUs = 0;
   return async ({ records, frames, last }) => {
     const drawn: Drawn[] = [];
     const take = (): void => {
-      const frame = screen?.frame();
-      if (frame !== undefined) drawn.push({ timeUs: lastUs, frame });
+      const frame = shown?.screen.frame(whole);
+      if (frame !== undefined && shown !== undefined) drawn.push({ n: shown.n, timeUs: lastUs, frame });
       dirtyUs = undefined;
+      whole = false;
     };
     for (const record of records) {
-      if (!TERMINAL.has(record.kind)) continue;
+      if (record.kind === RECORD.statementCompleted && contentOf(record)["n"] === shown?.n) shownUs = 0; // the next one may show
+      if (!TERMINAL.has(record.kind) || (which !== "active" && terminalNumber(record) !== which)) continue;
       if (frames === "all" && dirtyUs !== undefined && Math.abs(record.timeUs - dirtyUs) >= FRAME_US) take();
-      screen = await apply(screen, record, false);
-      lastUs = record.timeUs;
+      const terminal = await screens.apply(record);
+      if (terminal !== shown && turn(record, shown, shownUs)) [shown, whole] = [terminal, true];
+      if (terminal !== shown) continue;
+      [lastUs, shownUs] = [record.timeUs, record.timeUs];
       dirtyUs ??= lastUs;
     }
     if (frames === "last" || (frames === "all" && last)) take();
@@ -88,23 +102,37 @@ function draw(): (question: Question) => Promise<Drawn[]> {
   };
 }
 
+/** Whether what happens in another terminal now is what is to be seen. */
+function turn(record: StoredRecord, shown: Terminal | undefined, shownUs: number): boolean {
+  return shown === undefined || Math.abs(record.timeUs - shownUs) >= QUIET_US;
+}
+
 function lines(): (question: Question) => Promise<Line[]> {
-  let screen: Screen | undefined;
+  let screens = createScreens(true);
   let times = createTimes();
+  let outputs = createOutputs();
   return async ({ records, last }) => {
     const told: Line[] = [];
+    const tell = ({ n, screen }: Terminal, all: boolean, otherwise: number): void => {
+      for (const shown of screen.shown(all)) told.push({ ...shown, n, timeUs: times.of(shown.stamp, otherwise) });
+    };
+    screens.onClose = (terminal) => tell(terminal, true, 0);
     for (const record of records) {
+      if (record.kind === RECORD.output) told.push(...outputs.take(record));
+      else if (record.kind === RECORD.statementCompleted && (screens.size > 0 || outputs.size > 0)) {
+        const { n } = contentOf(record);
+        if (typeof n !== "number") continue;
+        told.push(...outputs.end(n));
+        screens.close(n);
+      }
       if (!TERMINAL.has(record.kind)) continue;
       times.put(record);
-      for (const part of partsOf(record)) {
-        screen = await apply(screen, part, true);
-        for (const shown of screen.shown()) told.push({ ...shown, timeUs: times.of(shown.stamp, record.timeUs) });
-      }
+      for (const part of partsOf(record)) tell(await screens.apply(part), false, record.timeUs);
     }
     if (last) {
-      told.push(...(screen?.shown(true) ?? []).map((shown) => ({ ...shown, timeUs: times.of(shown.stamp, 0) })));
-      screen?.close();
-      [screen, times] = [undefined, createTimes()];
+      told.push(...outputs.end());
+      screens.close();
+      [screens, times, outputs] = [createScreens(true), createTimes(), createOutputs()];
     }
     return told;
   };
@@ -146,21 +174,10 @@ function* partsOf(record: StoredRecord): Generator<StoredRecord> {
     yield record;
     return;
   }
-  for (let at = 0; at < record.payload.length; at += PART_BYTES)
-    yield { ...record, payload: record.payload.subarray(at, at + PART_BYTES) };
-}
-
-/** One record on the screen, which is made when the first one comes. */
-async function apply(screen: Screen | undefined, record: StoredRecord, shown: boolean): Promise<Screen> {
-  if (record.kind === RECORD.terminalResize) {
-    const { cols, rows } = contentOf(record);
-    if (screen === undefined) return openScreen(clamped({ cols, rows }), shown);
-    screen.resize(clamped({ cols, rows }));
-    return screen;
-  }
-  const open = screen ?? openScreen(undefined, shown);
-  await open.write(record.payload, record.seq);
-  return open;
+  const { bytes } = numberedPayload(record);
+  const head = record.payload.subarray(0, 4);
+  for (let at = 0; at < bytes.length; at += PART_BYTES)
+    yield { ...record, payload: Buffer.concat([head, bytes.subarray(at, at + PART_BYTES)]) };
 }
 
 /** When the latest records were, by their sequence: a line is told after the record that showed it. */
@@ -180,12 +197,15 @@ function createTimes(): { put(record: StoredRecord): void; of(seq: number, other
 function textsOf(line: ReplayLine): { where: Hit["where"]; text: string }[] {
   if (line.what === "notice") return [{ where: "notice", text: wordsOf(line.content) }];
   if (line.what !== "statement") return [{ where: "action", text: wordsOf(line.content) }];
-  const { text, params, error, outcome } = line.statement;
+  const { text, params, detail, error, outcome } = line.statement;
   const begins = outcome === "running" || outcome === "refused";
   return [
     ...(begins ? [{ where: "statement" as const, text }] : []),
     ...(begins && params !== undefined ? [{ where: "statement" as const, text: wordsOf(params) }] : []),
-    ...(error === undefined ? [] : [{ where: "error" as const, text: `${error.sqlstate ?? ""} ${error.message}` }]),
+    ...(detail === undefined ? [] : [{ where: "statement" as const, text: wordsOf(detail) }]),
+    ...(error === undefined
+      ? []
+      : [{ where: "error" as const, text: `${error.sqlstate ?? error.code ?? ""} ${error.message}` }]),
   ];
 }
 

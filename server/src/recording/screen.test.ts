@@ -5,7 +5,7 @@ import { RECORD } from "../targets/target.ts";
 import type { StoredRecord } from "./record.ts";
 import { type Frame, openScreen } from "./screen.ts";
 import { startScreenThread } from "./screen-thread.ts";
-import { programOutput } from "./testing/terminal.ts";
+import { numbered, programOutput } from "./testing/terminal.ts";
 
 const rowsOf = (frame: Frame | undefined): string[] =>
   (frame?.lines ?? []).map(({ runs }) => runs.map(({ text }) => text).join(""));
@@ -20,7 +20,7 @@ async function draw(bytes: Buffer | string, size = { cols: 20, rows: 5 }): Promi
 
 const output = (seq: number, bytes: Buffer | string): StoredRecord => ({
   ...{ session: "se_0123456789ab", seq, kind: RECORD.terminalOutput, timeUs: seq * 50_000 },
-  payload: Buffer.from(bytes),
+  payload: numbered(bytes),
 });
 
 test("a frame has text, colours and the cursor, and later ones only the rows that changed", async () => {

@@ -141,7 +141,7 @@ test("the API's form of a record has its kind by name, and raw bytes as base64",
     n: 9,
     bytes: "/w==",
   });
-  expect(recordJson(record(RECORD.terminalOutput, Buffer.from([1])))).toMatchObject({
+  expect(recordJson(record(RECORD.terminalOutput, Buffer.from([0, 0, 0, 7, 1])))).toMatchObject({
     kind: "terminalOutput",
     bytes: "AQ==",
   });

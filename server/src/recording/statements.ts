@@ -1,6 +1,6 @@
 import type { JsonValue } from "../core/json.ts";
 import { RECORD } from "../targets/target.ts";
-import { type Content, contentOf, isContent, malformed, type StoredRecord } from "./record.ts";
+import { type Content, contentOf, isContent, malformed, numberedPayload, type StoredRecord } from "./record.ts";
 
 /** One statement of a session, its beginning and its end put together. */
 export interface Statement {
@@ -10,12 +10,14 @@ export interface Statement {
   readonly seq: number;
   /** When it was recorded, which is before the target had it. */
   readonly at: Date;
-  /** How it came, such as `simple`, `extended` or `copy`. */
+  /** How it came, such as `simple`, `extended` or `copy`; `shell`, `exec`, `sftp`, `scp` or `forward`. */
   readonly via: string;
   readonly text: string;
   /** Length of a statement that is too long to be put together here; `text` is empty then, and the records have it whole. */
   readonly leftOutBytes: number | undefined;
   readonly params: JsonValue | undefined;
+  /** What else its kind says of it, from its beginning and its end: `path`, `direction`, `sha256`, totals of its streams. */
+  readonly detail: Content | undefined;
   /** `running`: sent and not answered yet, only told while a session is watched. `unknown`: its answer was never recorded. */
   readonly outcome: "running" | "done" | "failed" | "refused" | "unknown";
   readonly rows: number | undefined;
@@ -24,9 +26,17 @@ export interface Statement {
   readonly bytes: number | undefined;
   /** From forwarding it to the end of the answer. */
   readonly us: number | undefined;
-  readonly error: { readonly sqlstate: string | undefined; readonly message: string } | undefined;
-  /** Of COPY data and large parameters that the user sent for it. */
+  readonly error: StatementError | undefined;
+  /** Of COPY data, large parameters or standard input that the user sent for it. */
   readonly sentBytes: number;
+}
+
+export interface StatementError {
+  /** PostgreSQL's code. */
+  readonly sqlstate: string | undefined;
+  /** That of other kinds. */
+  readonly code: string | undefined;
+  readonly message: string;
 }
 
 /** A line of a replay: a statement, or another thing that happened in between. */
@@ -106,20 +116,22 @@ export function createFold(live = false): Fold {
   const answered = (statement: Mutable<Statement>, content: Content): Mutable<Statement> => {
     const { error } = content;
     statement.error = isContent(error)
-      ? { sqlstate: textOf(error["sqlstate"]), message: textOf(error["message"]) ?? "" }
+      ? {
+          ...{ sqlstate: textOf(error["sqlstate"]), code: textOf(error["code"]) },
+          message: textOf(error["message"]) ?? "",
+        }
       : undefined;
     statement.outcome = statement.error === undefined ? "done" : "failed";
     statement.tag = textOf(content["tag"]);
     statement.rows = countOf(content["rows"]);
     statement.bytes = countOf(content["bytes"]);
     statement.us = countOf(content["us"]);
+    if (isContent(content["detail"])) statement.detail = { ...statement.detail, ...content["detail"] };
     return statement;
   };
 
   const data = (record: StoredRecord): ReplayLine[] => {
-    if (record.payload.length < 4) throw malformed(record, "has no statement number");
-    const n = record.payload.readUInt32BE(0);
-    const bytes = record.payload.subarray(4);
+    const { n, bytes } = numberedPayload(record);
     const overflow = overflows.get(n);
     if (overflow === undefined) {
       const statement = open.get(n);
@@ -147,7 +159,7 @@ export function createFold(live = false): Fold {
       case RECORD.statementCompleted:
         return complete(record, content);
       case RECORD.statementRefused: {
-        const error = { sqlstate: undefined, message: textOf(content["reason"]) ?? "" };
+        const error = { sqlstate: undefined, code: undefined, message: textOf(content["reason"]) ?? "" };
         return [{ what: "statement", statement: { ...begun(record, content), outcome: "refused", error } }];
       }
       case RECORD.sessionStarted:
@@ -235,19 +247,37 @@ export function jsonLine(value: unknown): string {
 export function textLine(line: ReplayLine): string {
   if (line.what !== "statement")
     return `${clockTime(line.at)}  ${line.what}  ${printable(JSON.stringify(line.content))}`;
-  const { n, at, text, leftOutBytes, params, outcome, tag, rows, us, error, sentBytes } = line.statement;
+  const { n, at, via, text, leftOutBytes, params, outcome, tag, rows, bytes, us, error, sentBytes, detail } =
+    line.statement;
   const took = us === undefined ? "" : `  ${(us / 1000).toFixed(1)} ms`;
   const sent = sentBytes === 0 ? "" : `  ${sentBytes} bytes sent`;
   const result = {
     done: `${tag ?? "done"}${rows === undefined || tag?.includes(String(rows)) === true ? "" : `, ${rows} rows`}`,
-    failed: `ERROR ${error?.sqlstate ?? ""} ${error?.message ?? ""}`,
+    failed: `ERROR ${error?.sqlstate ?? error?.code ?? ""} ${error?.message ?? ""}`,
     refused: `REFUSED ${error?.message ?? ""}`,
     running: "sent",
     unknown: "no answer was recorded",
   }[outcome];
   const given = params === undefined ? "" : `\n          with ${printable(JSON.stringify(params))}`;
   const shown = leftOutBytes === undefined ? printable(text) : `(a statement of ${leftOutBytes} bytes)`;
-  return `${clockTime(at)}  #${n}  ${shown}${given}\n          ${printable(result)}${took}${sent}`;
+  const long = bytes === undefined || detail === undefined ? "" : `  ${bytes} bytes`;
+  const more = detail === undefined ? "" : `\n          ${printable(detailText(detail))}`;
+  const how = detail === undefined ? "" : `${printable(via)}: `;
+  return `${clockTime(at)}  #${n}  ${how}${shown}${given}\n          ${printable(result)}${long}${took}${sent}${more}`;
+}
+
+/** `direction to the target, sha256 9f86…, stdout 12 bytes`: names and values, one level deep as people read it. */
+export function detailText(detail: Content): string {
+  const valueText = (value: JsonValue): string => {
+    if (typeof value === "string") return value;
+    if (!isContent(value)) return JSON.stringify(value);
+    return Object.entries(value)
+      .map(([name, inner]) => (name === "bytes" ? `${JSON.stringify(inner)} bytes` : `${name} ${valueText(inner)}`))
+      .join(" ");
+  };
+  return Object.entries(detail)
+    .map(([name, value]) => `${name} ${valueText(value)}`)
+    .join(", ");
 }
 
 /** Control characters, and those that turn or hide text, as visible escapes; lines go on below their beginning. */
@@ -290,6 +320,7 @@ function begun(record: StoredRecord, content: Content): Mutable<Statement> {
     text: textOf(content["text"]) ?? "",
     leftOutBytes: countOf(content["overflow"]),
     params: content["params"],
+    detail: isContent(content["detail"]) ? content["detail"] : undefined,
     outcome: "running",
     rows: undefined,
     tag: undefined,

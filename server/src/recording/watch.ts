@@ -1,12 +1,13 @@
 import { RECORD } from "../targets/target.ts";
 import { followRecords } from "./follow.ts";
-import { isTerminal } from "./play.ts";
-import type { StoredRecord } from "./record.ts";
+import { createOutputs, type Line } from "./outputs.ts";
+import { contentOf, type StoredRecord } from "./record.ts";
 import { type ScreenThread, startScreenThread } from "./screen-thread.ts";
 import type { Drawn } from "./screen-worker.ts";
 import { readSealed, type Sealed } from "./sealed.ts";
 import type { Sealer } from "./sealer.ts";
 import { createFold, type ReplayLine } from "./statements.ts";
+import { isTerminal } from "./terminals.ts";
 
 /** What a watcher is told. */
 export type Watched =
@@ -14,17 +15,22 @@ export type Watched =
   | { readonly what: "watching"; readonly live: boolean; readonly person: string; readonly earlierLines: number }
   | { readonly what: "line"; readonly line: ReplayLine }
   | { readonly what: "screen"; readonly drawn: Drawn }
+  /** A line that a command without a terminal wrote; what it wrote before somebody watched is in the replay. */
+  | { readonly what: "shown"; readonly shown: Line }
   /** The watcher was too slow: so many records come from what is sealed, late, before the rest. */
   | { readonly what: "behind"; readonly records: number };
 
 export interface WatchOptions extends Sealed {
   node?: string;
   live?: Pick<Sealer, "follow">;
+  /** Of several terminals, the one to show; else the one in which something happens. */
+  terminal?: number | undefined;
 }
 
 /** What is read of a session that has been going on: at most so much of its end. */
 const HISTORY_BYTES = 32 << 20;
 const HISTORY_CHUNKS = 4_096; // small ones, of a session in which little was done
+const BEGINNING_RECORDS = 1_000;
 /** And told: so many lines. */
 const HISTORY_LINES = 20;
 
@@ -45,6 +51,7 @@ export async function* watchSession(
   const live = row?.node === options.node ? options.live : undefined;
   const from = await historyFrom(options, session);
   const fold = createFold(true);
+  const outputs = createOutputs();
   let thread: ScreenThread<Drawn> | undefined;
   let joining = true;
   const history = createHistory();
@@ -52,14 +59,22 @@ export async function* watchSession(
   const take = async function* (records: readonly StoredRecord[]): AsyncGenerator<Watched> {
     for (const { terminal, run } of runs(records)) {
       if (terminal) {
-        thread ??= startScreenThread({ do: "draw" });
+        thread ??= startScreenThread({ do: "draw", terminal: options.terminal ?? "active" });
         for (const drawn of await thread.feed(run, { frames: joining ? "none" : "last" }))
           yield { what: "screen", drawn };
         continue;
       }
-      for (const line of run.flatMap(fold.take)) {
-        if (joining) history.add(line);
-        else yield { what: "line", line };
+      for (const record of run) {
+        const shown = record.kind === RECORD.output ? outputs.take(record) : [];
+        if (record.kind === RECORD.statementCompleted && outputs.size > 0) {
+          const { n } = contentOf(record);
+          if (typeof n === "number") shown.push(...outputs.end(n));
+        }
+        if (!joining) for (const line of shown) yield { what: "shown", shown: line };
+        for (const line of fold.take(record)) {
+          if (joining) history.add(line);
+          else yield { what: "line", line };
+        }
       }
     }
   };
@@ -72,11 +87,11 @@ export async function* watchSession(
 
   try {
     if (from.chunk > 0) {
-      // How the session began: who, and the terminal's first size.
+      // How the session began: who, and the terminals' first sizes.
       const beginning: StoredRecord[] = [];
       for await (const record of readSealed(options, session)) {
         if (record.kind === RECORD.sessionStarted || record.kind === RECORD.terminalResize) beginning.push(record);
-        if (beginning.length > 1 || record.seq > 1_000) break;
+        if (record.seq > BEGINNING_RECORDS) break;
       }
       yield* take(beginning.filter(({ seq }) => seq < from.seq));
     }

@@ -1,4 +1,5 @@
 import type { Socket } from "node:net";
+import type { ErrorCode } from "@glasskey/contract/errors";
 import type { JsonObject } from "../core/json.ts";
 import type { Secret } from "../core/secret.ts";
 
@@ -20,13 +21,27 @@ export interface TargetKind {
   parseScope(input: unknown): Parsed;
   /** What this kind can promise for that configuration; shown to approvers and stored with the lease. */
   promises(config: JsonObject): Promises;
-  /** Lease work. `resolve` reads secret references (`${file:…}`, `${env:…}`) at the moment of use. */
-  driver(resolve: SecretResolver): LeaseDriver;
+  /** Lease work. */
+  driver(tools: DriverTools): LeaseDriver;
+  /**
+   * What an administrator puts on the target once so that leases can be minted there, ready to copy. Pure; no secret.
+   * Absent where the kind's docs say it all.
+   */
+  hostSetup?(tools: Pick<DriverTools, "derive" | "install">, config: JsonObject): HostSetup;
+  /** Who the gateway is in this protocol, where a TLS certificate does not say it. Pure: same input, same keys. */
+  identity?(request: IdentityRequest): GatewayIdentity;
+  /**
+   * A credential for the client's own key, for protocols that have one: it proves the connect secret's owner to the gateway
+   * and to nobody else. @throws GlassError `usage` for a public key that is none, or too weak.
+   */
+  clientCertificate?(request: ClientCertificateRequest): ClientCertificate;
   /**
    * Takes over one accepted client connection and owns it until both sides are closed.
    * Never throws: what goes wrong is told to the client in its own protocol.
    */
   serve(connection: ClientConnection, gate: Gate): void;
+  /** From accept to a session, where the gateway's own bound is too short because a person types a secret meanwhile. */
+  readonly handshakeMs?: number;
   /** The native client's command line for a grant, one string per argument, no secret inside. */
   clientCommand(endpoint: ClientEndpoint): ClientCommand;
 }
@@ -45,6 +60,59 @@ export interface Promises {
   killsLiveSessions: boolean;
   /** From the grant's end to a proof, at worst, with the target up, in milliseconds. Past it, an alarm is raised. */
   worstCaseRevokeMs: number;
+}
+
+/** What the control plane gives a driver. */
+export interface DriverTools {
+  /** Installation id, as in {@link LeaseRequest}. */
+  readonly install: string;
+  /** Reads secret references (`${file:…}`, `${env:…}`) at the moment of use. */
+  readonly resolve: SecretResolver;
+  /**
+   * A secret of this kind in this installation, such as the key of its certificate authority: the same 256 bits in every
+   * process, stored nowhere. Never leaves the control plane. 43 characters of base64url.
+   */
+  derive(purpose: string): Secret;
+}
+
+export interface HostSetup {
+  /** Each one file or command on the target, in order. */
+  readonly steps: readonly { readonly title: string; readonly file?: string; readonly text: string }[];
+  /** The same as a whole, by tool: `shell`, `cloud-init`, `ansible`. */
+  readonly formats: Readonly<Record<string, string>>;
+}
+
+export interface IdentityRequest {
+  derive(purpose: string): Secret;
+  /** Names and addresses that people reach the gateway by. */
+  readonly hosts: readonly string[];
+  readonly port: number;
+  readonly now: Date;
+}
+
+export interface GatewayIdentity {
+  /** For {@link ClientConnection.identity}. Holds private keys: it goes to the data plane and nowhere else. */
+  readonly listener: JsonObject;
+  /** What a client needs to know the gateway by, such as a line for `known_hosts`; public. */
+  readonly trust: string;
+  /** When `listener` has to be made anew. */
+  readonly renewAt: Date;
+}
+
+export interface ClientCertificateRequest {
+  readonly connectSecret: Secret;
+  readonly grant: string;
+  /** The client's public key as it writes it, such as `ssh-ed25519 AAAA… ann@laptop`. Untrusted. */
+  readonly publicKey: string;
+  readonly now: Date;
+  /** The grant's end. */
+  readonly endsAt: Date;
+}
+
+export interface ClientCertificate {
+  /** As the client's file has it. */
+  readonly certificate: string;
+  readonly validUntil: Date;
 }
 
 /** Reads what a secret reference points to. @throws GlassError `config_invalid` that names the reference, not the value. */
@@ -88,20 +156,36 @@ export interface LeaseDriver {
   mint(plan: LeasePlan, secrets: LeaseSecrets, signal: AbortSignal): Promise<void>;
   /** Uses the credential once, as a client would. Rejects unless the target let it in. */
   probe(plan: LeasePlan, secrets: LeaseSecrets, signal: AbortSignal): Promise<void>;
+  /**
+   * What the data plane needs for one session beside the lease's secrets, made for that session alone and stored nowhere:
+   * an ephemeral key with its certificate, a short token. No I/O to the target. `{}` where the lease's secrets are enough.
+   */
+  issue(plan: LeasePlan, secrets: LeaseSecrets, to: IssueRequest): Promise<JsonObject>;
   /** Moves the native expiry to a later end, after an extension was decided. Kinds without native expiry do nothing. */
   extend(plan: LeasePlan, endsAt: Date, signal: AbortSignal): Promise<LeasePlan>;
   /** No new login from here on. Fast: one statement. */
   fence(plan: LeasePlan, signal: AbortSignal): Promise<void>;
   /** Kills live sessions and removes the credential with all it owns. */
   revoke(plan: LeasePlan, signal: AbortSignal): Promise<void>;
-  /** Asks the target. Never says `dead` on a guess. */
-  confirm(plan: LeasePlan, secrets: LeaseSecrets, signal: AbortSignal): Promise<Confirmation>;
+  /**
+   * Asks the target. Never says `dead` on a guess.
+   * @param lastIssue nothing was issued for this lease after that instant; absent where nobody knows.
+   */
+  confirm(plan: LeasePlan, secrets: LeaseSecrets, signal: AbortSignal, lastIssue?: Date): Promise<Confirmation>;
   /** Leases of this installation that exist on the target, by name; what the store does not know is an orphan. */
   list(config: JsonObject, install: string, signal: AbortSignal): Promise<readonly RemoteLease[]>;
   /** A plan good enough to fence, revoke and confirm an orphan that `list` found. */
   planForOrphan(config: JsonObject, orphan: RemoteLease): LeasePlan;
   /** Who can do what on the plan's target, without this installation's own live leases. Same state, same lines. */
   fingerprint(plan: LeasePlan, install: string, signal: AbortSignal): Promise<Fingerprint>;
+}
+
+export interface IssueRequest {
+  readonly session: string;
+  /** The instant of the decision to let this session in; validity counts from here, however late the call is. */
+  readonly at: Date;
+  /** The lease's end as it is now, after extensions. */
+  readonly endsAt: Date;
 }
 
 export interface Check {
@@ -116,7 +200,7 @@ export interface Check {
 export type Confirmation =
   | { verdict: "dead"; from: Date; evidence: readonly Evidence[] }
   | { verdict: "alive"; left: readonly string[] }
-  | { verdict: "unknown"; why: string };
+  | { verdict: "unknown"; why: string; code?: ErrorCode };
 
 export interface Evidence {
   /** What was asked, such as `role gk_ab12cd_7kq… in pg_roles`. */
@@ -144,6 +228,8 @@ export interface ClientConnection {
   readonly remoteAddress: string;
   /** The gateway's certificate and key for TLS towards clients, PEM. */
   readonly tls: { readonly key: string; readonly cert: string };
+  /** {@link GatewayIdentity.listener} of the kind that is served; `{}` where it has none. */
+  readonly identity: JsonObject;
   /** Whether the listener lets clients in without TLS. Only ever true for a listener bound to loopback. */
   readonly plaintextAllowed: boolean;
 }
@@ -179,6 +265,8 @@ export interface OpenSession {
   readonly plan: LeasePlan;
   readonly scope: JsonObject;
   readonly secrets: LeaseSecrets;
+  /** What {@link LeaseDriver.issue} made for this session. */
+  readonly credential: JsonObject;
   /** What the kind keeps out of the records that it writes. What it forwards is never changed. */
   readonly mask: MaskRules;
   readonly recorder: Recorder;
@@ -219,6 +307,8 @@ export interface SessionEnd {
   /** Who ended it: the client, the target, an error, or a cut whose reason the gateway already knows. */
   cause: "client" | "target" | "error" | "cut";
   detail: string;
+  /** What became of it, where the closed set of errors has a word for that, such as `target_untrusted`. */
+  code?: ErrorCode;
   statements: number;
   refused: number;
   bytesIn: number;
@@ -246,11 +336,24 @@ export const RECORD = {
   action: 7,
   /** JSON: what Glasskey told the user, such as a warning. */
   notice: 8,
-  /** Raw bytes that the program wrote. */
+  /** What the program wrote to terminal `n` (the statement that opened it): u32 BE n, then raw bytes. */
   terminalOutput: 16,
+  /** What the user typed there, in the same form. Printable text that was not echoed is not in it (kind 19 and 20). */
   terminalInput: 17,
-  /** JSON: `{ cols, rows }`; the first one comes before any output. */
+  /** JSON: `{ n, cols, rows }`; the first one of a terminal comes before any of its output. */
   terminalResize: 18,
+  /**
+   * Printable text typed at terminal `n`, under a key of its own that only the gateway's memory holds: u32 BE n, u32 BE run,
+   * then ciphertext. Without a reveal nobody can ever read it, which is what is wanted of a password typed without echo.
+   */
+  terminalHidden: 19,
+  /** The run was echoed, so its key is given: u32 BE n, u32 BE run, 32 bytes of key; none where it was not and the key is gone. */
+  terminalReveal: 20,
+  /**
+   * What a command without a terminal wrote: u32 BE n, one byte (1 stdout, 2 stderr), then raw bytes; up to the kind's bound,
+   * after which only the totals in the statement's end are known.
+   */
+  output: 21,
 } as const;
 export type RecordKind = (typeof RECORD)[keyof typeof RECORD];
 
@@ -273,6 +376,8 @@ export interface ClientEndpoint {
   config: JsonObject;
   /** Path of a PEM file with the gateway's CA, for clients that verify. */
   caFile: string;
+  /** {@link GatewayIdentity.trust} of the kind; empty where it has none. */
+  trust: string;
 }
 
 export interface ClientCommand {

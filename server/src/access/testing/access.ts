@@ -10,7 +10,7 @@ import type { Store, StoreAddress } from "../../store/database.ts";
 import { openStore } from "../../store/database.ts";
 import { openKeyring, type Keyring } from "../../store/keyring.ts";
 import { migrate } from "../../store/migrate.ts";
-import type { LeaseDriver } from "../../targets/target.ts";
+import type { IssueRequest, LeaseDriver } from "../../targets/target.ts";
 import type { Access, Notice, Observation } from "../access.ts";
 import { createDoors, type Doors } from "../doors.ts";
 import { startLeaseWorker } from "../leases.ts";
@@ -32,7 +32,14 @@ export interface TestEvidence {
 export interface TestTargetState {
   readonly live: Set<string>;
   readonly minted: string[];
+  /** What was issued for sessions, in order. */
+  readonly issued: IssueRequest[];
+  /** What each question for the proof was told of the last issue. */
+  readonly lastIssues: (Date | undefined)[];
   down: boolean;
+  /** In place of an answer, from everything that asks the target; and from what issues. */
+  failure: Error | undefined;
+  issueFailure: Error | undefined;
 }
 
 /** The parts of a grant's life on a real store and a real policy, with sources, channels and a target that live in memory. */
@@ -112,7 +119,10 @@ export async function startTestAccess(cluster: SharedCluster, files: Files): Pro
     asked: 0,
     during: () => {},
   };
-  const target: TestTargetState = { live: new Set(), minted: [], down: false };
+  const target: TestTargetState = {
+    ...{ live: new Set(), minted: [], issued: [], lastIssues: [], down: false },
+    ...{ failure: undefined, issueFailure: undefined },
+  };
   const warnings: string[] = [];
   const stop: (() => Promise<void>)[] = [];
   const doors = createDoors();
@@ -223,6 +233,7 @@ async function admin(address: StoreAddress, statement: string): Promise<void> {
 function driverOf(target: TestTargetState): LeaseDriver {
   const up = (): void => {
     if (target.down) throw new Error("the target does not answer");
+    if (target.failure !== undefined) throw target.failure;
   };
   const name = ({ lease }: JsonObject): string => (typeof lease === "string" ? lease : "");
   return {
@@ -234,18 +245,23 @@ function driverOf(target: TestTargetState): LeaseDriver {
       target.live.add(name(plan));
     },
     probe: async () => up(),
+    issue: async (_plan, _secrets, to) => {
+      if (target.issueFailure !== undefined) throw target.issueFailure;
+      target.issued.push(to);
+      return { token: to.session };
+    },
     extend: (plan) => Promise.resolve(plan),
     fence: async () => up(),
     revoke: async (plan) => {
       up();
       target.live.delete(name(plan));
     },
-    confirm: (plan) =>
-      Promise.resolve(
-        target.live.has(name(plan))
-          ? { verdict: "alive" as const, left: [name(plan)] }
-          : { verdict: "dead" as const, from: new Date(), evidence: [{ asked: "the role", answered: "absent" }] },
-      ),
+    confirm: async (plan, _secrets, _signal, lastIssue) => {
+      target.lastIssues.push(lastIssue);
+      return target.live.has(name(plan))
+        ? { verdict: "alive", left: [name(plan)] }
+        : { verdict: "dead", from: new Date(), evidence: [{ asked: "the role", answered: "absent" }] };
+    },
     list: () => Promise.resolve([]),
     planForOrphan: (_config, { lease }) => ({ lease }),
     fingerprint: () => Promise.resolve({ lines: [] }),

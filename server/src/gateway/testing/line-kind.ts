@@ -3,23 +3,31 @@ import type { Duplex } from "node:stream";
 import { createSecureContext, TLSSocket } from "node:tls";
 import { equalSecret } from "../../core/bytes.ts";
 import { describe, GlassError } from "../../core/errors.ts";
-import { RECORD, type Gate, type OpenSession, type SessionEnd, type TargetKind } from "../../targets/target.ts";
+import {
+  RECORD,
+  type ClientConnection,
+  type Gate,
+  type OpenSession,
+  type SessionEnd,
+  type TargetKind,
+} from "../../targets/target.ts";
 
 /**
- * A protocol of lines, for tests: `hello USER SECRET [MODE]`, then `echo TEXT`, `busy on|off`, `secret PURPOSE`, `bye`.
+ * A protocol of lines, for tests: `hello USER SECRET [MODE]`, then `echo TEXT`, `busy on|off`, `secret PURPOSE`, `given`, `bye`.
  * MODE makes it misbehave as a defect in a real one would.
  */
 export type Mode = "good" | "never-attach" | "deaf" | "throwing" | "never-close" | "usurp";
 
-type LineKind = Pick<TargetKind, "kind" | "serve">;
+type LineKind = Pick<TargetKind, "kind" | "serve" | "handshakeMs">;
 
-export function createLineKind(options: { name?: string; tls?: boolean } = {}): LineKind {
+export function createLineKind(options: { name?: string; tls?: boolean; handshakeMs?: number } = {}): LineKind {
   return {
     kind: options.name ?? "line",
+    ...(options.handshakeMs === undefined ? {} : { handshakeMs: options.handshakeMs }),
     serve(connection, gate) {
       const stream = options.tls === true ? wrapTls(connection.socket, connection.tls) : connection.socket;
       stream.on("error", () => undefined);
-      converse(stream, connection.remoteAddress, gate);
+      converse(stream, connection, gate);
     },
   };
 }
@@ -35,7 +43,7 @@ function wrapTls(socket: TLSSocket | Parameters<TargetKind["serve"]>[0]["socket"
   return new TLSSocket(socket, { isServer: true, secureContext: createSecureContext(tls) });
 }
 
-function converse(stream: Duplex, remoteAddress: string, gate: Gate): void {
+function converse(stream: Duplex, { remoteAddress, identity }: ClientConnection, gate: Gate): void {
   const say = (line: string): void => void (stream.writable && stream.write(`${line}\n`));
   let session: OpenSession | undefined;
   let mode: Mode = "good";
@@ -78,6 +86,7 @@ function converse(stream: Duplex, remoteAddress: string, gate: Gate): void {
     if (verb === "bye") stream.end();
     if (verb === "busy") session.busy(rest === "on");
     if (verb === "secret") say(`secret ${session.secrets.derive(rest).reveal()}`);
+    if (verb === "given") say(`given ${JSON.stringify({ identity, credential: session.credential })}`);
     if (verb === "crash") setImmediate(throwDefect);
     if (verb === "hang") for (;;) statements++;
     if (verb === "trip") session.recorder.write(RECORD.action, "{}", throwDefect);

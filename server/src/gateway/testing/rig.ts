@@ -6,7 +6,14 @@ import { systemClock, type Clock } from "../../core/clock.ts";
 import { GlassError } from "../../core/errors.ts";
 import type { SessionEnd } from "../../targets/target.ts";
 import { createControlEnd, type ControlEnd, type GateBackend } from "../control.ts";
-import { DEFAULT_LIMITS, type Activity, type CutReason, type GatewayLimits, type OpenedGrant } from "../messages.ts";
+import {
+  DEFAULT_LIMITS,
+  type Activity,
+  type CutReason,
+  type GatewayLimits,
+  type OpenedGrant,
+  type PlaneOptions,
+} from "../messages.ts";
 import { startPlane } from "../plane.ts";
 import { brokenKind, createLineKind, type Mode } from "./line-kind.ts";
 import { createMemoryJournal, type MemoryJournal } from "./memory-journal.ts";
@@ -47,7 +54,7 @@ export function createTestBackend(clock: Clock = systemClock): TestBackend {
           target: "orders-prod",
         },
         ...{ kind: "line", reason: "checkout is broken", endsAtMs: clock.now().getTime() + endsInMs },
-        ...{ plan: {}, scope: {}, leaseKey: new Uint8Array(32).fill(7), mask: MASK, ...rest },
+        ...{ plan: {}, scope: {}, leaseKey: new Uint8Array(32).fill(7), credential: {}, mask: MASK, ...rest },
       };
       backend.opened.push(granted.session);
       await backend.beforeAnswer?.();
@@ -64,7 +71,7 @@ export function createTestBackend(clock: Clock = systemClock): TestBackend {
   return backend;
 }
 
-/** Both ends in one thread, with listeners for the kinds `line`, `line-tls` and `broken`. */
+/** Both ends in one thread, with listeners for the kinds `line`, `line-tls`, `line-patient` and `broken`. */
 export interface Rig {
   readonly backend: TestBackend;
   readonly journal: MemoryJournal;
@@ -80,6 +87,7 @@ export async function startRig(
     clock?: Clock;
     limits?: Partial<GatewayLimits>;
     tls?: { key: string; cert: string };
+    identities?: PlaneOptions["identities"];
     backend?: TestBackend;
   } = {},
 ): Promise<Rig> {
@@ -88,12 +96,18 @@ export async function startRig(
   const journal = createMemoryJournal();
   const { port1, port2 } = new MessageChannel();
   const control = createControlEnd(port1, backend);
-  const kinds = [createLineKind(), createLineKind({ name: "line-tls", tls: true }), brokenKind];
+  const patient = createLineKind({ name: "line-patient", handshakeMs: 3_600_000 });
+  const kinds = [createLineKind(), createLineKind({ name: "line-tls", tls: true }), patient, brokenKind];
   await startPlane(
     port2,
     {
       listeners: kinds.map(({ kind }) => ({ kind, host: "127.0.0.1", port: 0 })),
-      ...{ tls, plaintextLoopback: true, limits: { ...DEFAULT_LIMITS, ...options.limits } },
+      ...{
+        tls,
+        plaintextLoopback: true,
+        identities: options.identities ?? {},
+        limits: { ...DEFAULT_LIMITS, ...options.limits },
+      },
       journal: { dir: "unused", key: new Uint8Array(32), mode: "durable" },
     },
     { kinds, openJournal: journal.open, clock },

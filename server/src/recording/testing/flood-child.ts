@@ -8,6 +8,7 @@ import { openSealer } from "../sealer.ts";
 import { readSession } from "../sealed.ts";
 import { KEY, testJournal, turn } from "./journal.ts";
 import { testStore } from "./store.ts";
+import { numbered } from "./terminal.ts";
 
 export interface FloodOrder {
   readonly cluster: { port: number; superuser: string; password: string };
@@ -63,14 +64,14 @@ async function flood({ cluster, folder, bytes }: FloodOrder): Promise<FloodRepor
   const began = performance.now();
   const session = await base.session();
   const recorder = journal.recorder(session);
-  recorder.write(RECORD.terminalResize, JSON.stringify({ cols: 80, rows: 24 }));
+  recorder.write(RECORD.terminalResize, JSON.stringify({ n: 1, cols: 80, rows: 24 }));
   const sent = createHash("sha256");
   let sentBytes = 0;
   for (const piece of garbage(bytes)) {
     sent.update(piece);
     sentBytes += piece.length;
     let done = false;
-    recorder.write(RECORD.terminalOutput, piece, () => (done = true));
+    recorder.write(RECORD.terminalOutput, numbered(piece), () => (done = true));
     if (sentBytes % 8 === 0) measure();
     while (recorder.pendingBytes > MAX_PENDING_BYTES && !done) await turn();
     if (journal.failures.length > 0) throw journal.failures[0] as Error;
@@ -85,8 +86,8 @@ async function flood({ cluster, folder, bytes }: FloodOrder): Promise<FloodRepor
   let sealedBytes = 0;
   for await (const { kind, payload } of readSession(base.store, base.keyring, chunks, session)) {
     if (kind !== RECORD.terminalOutput) continue;
-    sealed.update(payload);
-    sealedBytes += payload.length;
+    sealed.update(payload.subarray(4));
+    sealedBytes += payload.length - 4;
     measure();
   }
   const readSeconds = (performance.now() - readFrom) / 1000;

@@ -23,9 +23,12 @@ export interface Studio extends AsyncDisposable {
 export interface Take {
   readonly session: string;
   begin(): Promise<void>;
-  resize(cols: number, rows: number): Promise<void>;
-  output(bytes: Uint8Array | string): Promise<void>;
-  input(bytes: Uint8Array | string): Promise<void>;
+  /** Of terminal `n`, 1 where it is left out; so below. */
+  resize(cols: number, rows: number, n?: number): Promise<void>;
+  output(bytes: Uint8Array | string, n?: number): Promise<void>;
+  input(bytes: Uint8Array | string, n?: number): Promise<void>;
+  /** What a command without a terminal wrote. */
+  wrote(n: number, stream: 1 | 2, bytes: Uint8Array | string): Promise<void>;
   statement(n: number, text: string, result?: Record<string, unknown>): Promise<void>;
   started(n: number, text: string): Promise<void>;
   completed(n: number, result?: Record<string, unknown>): Promise<void>;
@@ -67,9 +70,10 @@ export async function openStudio(
       return {
         session,
         begin: () => write(RECORD.sessionStarted, JSON.stringify({ person: "ann", target: "t", playbook: "p" })),
-        resize: (cols, rows) => write(RECORD.terminalResize, JSON.stringify({ cols, rows })),
-        output: (bytes) => write(RECORD.terminalOutput, bytes),
-        input: (bytes) => write(RECORD.terminalInput, bytes),
+        resize: (cols, rows, n = 1) => write(RECORD.terminalResize, JSON.stringify({ n, cols, rows })),
+        output: (bytes, n = 1) => write(RECORD.terminalOutput, numbered(bytes, n)),
+        input: (bytes, n = 1) => write(RECORD.terminalInput, numbered(bytes, n)),
+        wrote: (n, stream, bytes) => write(RECORD.output, numbered(Buffer.concat([Buffer.of(stream), Buffer.from(bytes)]), n)),
         ...{ started, completed },
         async statement(n, text, result) {
           await started(n, text);
@@ -84,6 +88,13 @@ export async function openStudio(
       await journal.close();
     },
   };
+}
+
+/** The payload of a record that belongs to statement `n`. */
+export function numbered(bytes: Uint8Array | string, n = 1): Buffer {
+  const head = Buffer.alloc(4);
+  head.writeUInt32BE(n, 0);
+  return Buffer.concat([head, Buffer.from(bytes)]);
 }
 
 /** What a program writes to a real pseudo-terminal of that size: pieces as they came. Needs `python3`, for its pty module. */

@@ -4,7 +4,7 @@ import { readSession } from "../sealed.ts";
 import type { Watched } from "../watch.ts";
 import { turn } from "./journal.ts";
 import { testStore } from "./store.ts";
-import { openStudio } from "./terminal.ts";
+import { numbered, openStudio } from "./terminal.ts";
 import { RECORD } from "../../targets/target.ts";
 
 export interface WatchOrder {
@@ -32,7 +32,7 @@ async function play({ cluster, folder, bytes }: WatchOrder): Promise<WatchReport
   studio.sealer.start();
   const session = await base.session();
   const recorder = studio.journal.recorder(session);
-  recorder.write(RECORD.terminalResize, JSON.stringify({ cols: 80, rows: 24 }));
+  recorder.write(RECORD.terminalResize, JSON.stringify({ n: 1, cols: 80, rows: 24 }));
   const never = new AbortController().signal;
   let peak = 0;
   const measure = (): void => {
@@ -56,11 +56,11 @@ async function play({ cluster, folder, bytes }: WatchOrder): Promise<WatchReport
     let piece = "";
     while (piece.length < 32 << 10) piece += `\u001B[3${row % 8}mrow ${++row} ${"x".repeat(row % 60)}\u001B[0m\r\n`;
     sent += piece.length;
-    recorder.write(RECORD.terminalOutput, piece);
+    recorder.write(RECORD.terminalOutput, numbered(piece));
     while (recorder.pendingBytes > 1 << 20) await turn();
     measure();
   }
-  recorder.write(RECORD.terminalOutput, "the end");
+  recorder.write(RECORD.terminalOutput, numbered("the end"));
   await new Promise<void>((resolve) => {
     recorder.write(RECORD.sessionEnded, '{"cause":"client"}', resolve);
   });

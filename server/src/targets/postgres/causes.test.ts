@@ -65,7 +65,7 @@ async function check(asked: Asked): Promise<Check> {
     admin: { user: "glasskey", password: asked.password ?? `\${file:${passwordFile}}`, database: "postgres" },
   };
   const signal = asked.signal ?? new AbortController().signal;
-  const checks = await createDriver(resolveSecret).preflight(config, { role: "orders_rw" }, signal);
+  const checks = await createDriver({ resolve: resolveSecret }).preflight(config, { role: "orders_rw" }, signal);
   const [only] = checks;
   if (only === undefined || checks.length !== 1) throw new Error(`${checks.length} checks`);
   expect(only).toMatchObject({ check: "login", ok: false });

@@ -69,7 +69,7 @@ test.for([
 });
 
 test("the plan names the role after installation and lease, and keeps the secret's reference only", () => {
-  const driver = createDriver(() => new Secret("hunter2"));
+  const driver = createDriver({ resolve: () => new Secret("hunter2") });
   const parsed = parseConfig(good);
   if (!parsed.ok) throw new Error("not ok");
   const lease = newId("lease");
@@ -94,7 +94,13 @@ test("what is no plan is not acted upon", () => {
 
 test("the client's command verifies the gateway and quotes what a path may hold", () => {
   const command = postgres.clientCommand({
-    ...{ host: "gate.example.com", port: 6432, grant: "gr_7kq2m9x4tbzc", caFile: "/home/o'brien/my ca\\.pem" },
+    ...{
+      host: "gate.example.com",
+      port: 6432,
+      grant: "gr_7kq2m9x4tbzc",
+      trust: "",
+      caFile: "/home/o'brien/my ca\\.pem",
+    },
     config: parsed(),
   });
   expect(command.argv).toEqual([

@@ -27,7 +27,7 @@ describe.for(VARIANTS.filter((variant) => missing(variant) === undefined))(
     });
     afterAll(() => harness.dispose());
     beforeEach(() => {
-      driver = createDriver((reference) => new Secret(harness.references()[reference] ?? ""));
+      driver = createDriver({ resolve: (reference) => new Secret(harness.references()[reference] ?? "") });
       install = randomBase32(6);
     });
 
@@ -450,7 +450,7 @@ test("lesson 14: the target's log, at its most talkative, holds no password", as
       admin: { user: target.superuser, password: "${env:ADMIN}" },
     });
     if (!parsed.ok) throw new Error(JSON.stringify(parsed.problems));
-    const driver = createDriver(() => new Secret(target.password));
+    const driver = createDriver({ resolve: () => new Secret(target.password) });
     const secrets = secretsFrom("key");
     const request = {
       install: "ab12cd",
@@ -488,7 +488,7 @@ test("more objects than the server can lock at once are handed over all the same
       admin: { user: "glasskey", password: "${env:ADMIN}" },
     });
     if (!parsed.ok) throw new Error(JSON.stringify(parsed.problems));
-    const driver = createDriver(() => new Secret("first"));
+    const driver = createDriver({ resolve: () => new Secret("first") });
     const secrets = secretsFrom("key");
     const request = {
       install: "ab12cd",

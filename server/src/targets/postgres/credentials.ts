@@ -6,13 +6,13 @@ import type { Secret } from "../../core/secret.ts";
 import type {
   Check,
   Confirmation,
+  DriverTools,
   Evidence,
   LeaseDriver,
   LeasePlan,
   LeaseRequest,
   LeaseSecrets,
   RemoteLease,
-  SecretResolver,
 } from "../target.ts";
 import {
   createLanes,
@@ -48,7 +48,7 @@ const FENCE_TRIES = 5;
 const CLEAN_ROUNDS = 3; // a shared object may show up only once another database is clean
 
 /** Mints, fences, revokes and proves roles on a PostgreSQL cluster. `resolve` reads the admin's password at each use. */
-export function createDriver(resolve: SecretResolver): LeaseDriver {
+export function createDriver({ resolve }: Pick<DriverTools, "resolve">): LeaseDriver {
   const lanes = createLanes(ADMIN_CONNECTIONS);
   const fences = createLanes(1);
 
@@ -187,6 +187,9 @@ export function createDriver(resolve: SecretResolver): LeaseDriver {
         throw targetError(plan, `probe ${plan.role}`, error);
       }
     },
+
+    // The role and its password are all that the data plane needs, for any number of sessions.
+    issue: () => Promise.resolve({}),
 
     async extend(lease, endsAt, signal) {
       const plan = planOf(lease);

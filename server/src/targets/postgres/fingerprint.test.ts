@@ -16,7 +16,7 @@ let known: readonly string[] | undefined; // the state between tests: each must 
 
 beforeAll(async () => {
   harness = await startHarness({ version: 18, admin: "createrole" });
-  driver = createDriver((reference) => new Secret(harness.references()[reference] ?? ""));
+  driver = createDriver({ resolve: (reference) => new Secret(harness.references()[reference] ?? "") });
   plan = newPlan(install);
 });
 afterAll(() => harness.dispose());
