@@ -169,7 +169,7 @@ plaintext_loopback: true
   }
 }
 
-async function writeFiles(dir: string, files: Record<string, string>): Promise<void> {
+export async function writeFiles(dir: string, files: Record<string, string>): Promise<void> {
   for (const [name, text] of Object.entries(files)) {
     await mkdir(dirname(join(dir, name)), { recursive: true });
     await writeFile(join(dir, name), text);
@@ -177,7 +177,7 @@ async function writeFiles(dir: string, files: Record<string, string>): Promise<v
 }
 
 /** @returns the API's address. @throws Error with what the program said instead. */
-function whenReady(child: ChildProcess, signal: AbortSignal): Promise<string> {
+export function whenReady(child: ChildProcess, signal: AbortSignal): Promise<string> {
   return new Promise((resolve, reject) => {
     let said = "";
     const late = AbortSignal.any([signal, AbortSignal.timeout(START_MS)]);

@@ -1,9 +1,10 @@
 import { execFileSync, spawn, type ChildProcess } from "node:child_process";
+import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { chmod, mkdir, writeFile } from "node:fs/promises";
 import { createServer, type AddressInfo } from "node:net";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { userInfo } from "node:os";
 
 /** A real OpenSSH server that plays a production host: on a free loopback port, with everything in a folder of its own. */
@@ -29,11 +30,18 @@ const PROGRAMS = ["/usr/bin/ssh", "/usr/bin/ssh-keygen", "/usr/bin/scp"];
 const PLAIN_PATH = /^(?:\/[A-Za-z0-9_@%+=:,.-]+)+$/;
 
 /** Why no host can be played here; undefined when one can. */
-export function noDemoSshd(dir: string): string | undefined {
+export function noDemoSshd(): string | undefined {
   const missing = [SSHD, ...PROGRAMS].find((program) => !existsSync(program));
   if (missing !== undefined) return `${missing} is not installed`;
-  if (userInfo().uid !== 0) return "sshd lets users in only where root started it";
-  return PLAIN_PATH.test(dir) ? undefined : `${dir} is not a path that sshd_config takes`;
+  return userInfo().uid === 0 ? undefined : "sshd lets users in only where root started it";
+}
+
+/** Where the demo in `dir` has its host: in it, or, where its path has a space or the like, in a folder that only root makes. */
+export function demoSshdDir(dir: string): string {
+  const inside = join(resolve(dir), "web-1");
+  if (PLAIN_PATH.test(inside)) return inside;
+  const name = createHash("sha256").update(inside).digest("hex").slice(0, 12);
+  return join(existsSync("/run") ? "/run" : "/var/run", `glasskey-demo-${name}`);
 }
 
 export async function startDemoSshd(dir: string): Promise<DemoSshd> {

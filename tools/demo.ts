@@ -12,7 +12,7 @@ import { startServer, type RunningServer } from "../server/src/main.ts";
 import { lockFolder, type Lock } from "../server/src/recording/journal-files.ts";
 import { freePort } from "../server/src/store/cluster.ts";
 import { ensureDebianPackages, FOR_DEMO } from "./debian.ts";
-import { noDemoSshd, startDemoSshd, type DemoSshd } from "./demo-sshd.ts";
+import { demoSshdDir, noDemoSshd, startDemoSshd, type DemoSshd } from "./demo-sshd.ts";
 import { startDemoTarget, type DemoTarget } from "./demo-target.ts";
 
 const root = dirname(import.meta.dirname);
@@ -30,6 +30,7 @@ function readArguments(): { once: boolean; dir?: string | undefined } {
   }
 }
 
+const hostDir = demoSshdDir(dir);
 const home = (person: string): string => join(dir, "home", person);
 const glass = join(root, "cli/bin/glass.mjs");
 const witnessDir = join(dir, "witness");
@@ -141,16 +142,17 @@ async function clean(): Promise<void> {
       // gone
     }
   }
-  const sshd = join(resolve(dir), "web-1/sshd.pid");
+  const sshd = join(hostDir, "sshd.pid");
   const pid = existsSync(sshd) ? readFileSync(sshd, "utf8").trim() : "";
   const command = `/proc/${pid}/cmdline`;
   if (pid !== "" && existsSync(command) && readFileSync(command, "utf8").includes(join(dirname(sshd), "sshd_config")))
     process.kill(Number(pid), "SIGTERM");
+  rmSync(hostDir, { recursive: true, force: true });
   for (const name of existsSync(dir) ? readdirSync(dir) : [])
     if (name !== "lock") rmSync(join(dir, name), { recursive: true, force: true });
 }
 
-/** What ann may do on web-1: three commands and one file, and no shell. */
+/** What ann may do on web-1: two commands and one file, and no shell; a shell where bob says yes. */
 function sshPolicy(host: DemoSshd): Record<string, string> {
   return {
     "targets/web-1.yaml": `target: web-1
@@ -173,6 +175,15 @@ who: { group: payments }
 when: { reason: [customer-impact, data-loss, security] }
 approve: { need: 0 }
 time: { max: 45m, idle: 15m }
+`,
+    "playbooks/web-shell.yaml": `playbook: web-shell
+summary: A shell on web-1, with the consent of a lead
+target: web-1
+scope: { user: ${host.user}, shell: true }
+who: { group: payments }
+when: { reason: [customer-impact, data-loss, security] }
+approve: { need: 1, from: { group: payments-leads }, within: 15m }
+time: { max: 30m, idle: 10m }
 `,
   };
 }
@@ -287,11 +298,11 @@ async function demo(parts: Parts): Promise<void> {
   const target = await step("a PostgreSQL plays production: orders-prod, with data in it", async () => {
     return (parts.target = await startDemoTarget({ dir: join(dir, "target") }));
   });
-  const noHost = noDemoSshd(join(resolve(dir), "web-1"));
+  const noHost = noDemoSshd();
   const host =
     noHost === undefined
       ? await step("an sshd plays a production host: web-1", async () => {
-          return (parts.host = await startDemoSshd(join(resolve(dir), "web-1")));
+          return (parts.host = await startDemoSshd(hostDir));
         })
       : undefined;
   if (noHost !== undefined) console.log(dim(`  without a host to open by SSH: ${noHost}`));
@@ -328,7 +339,9 @@ log:
     );
     return (parts.server = await startServer(readConfig(join(dir, "glasskey.yaml")), (line) =>
       // The witness is told of this log in the next line, once its key is known; web-1 is told whom to trust later on.
-      line.startsWith("no witness says") || line.startsWith("orphan sweep of web-1 waits") ? undefined : console.error(`  ${dim(line)}`),
+      line.startsWith("no witness says") || line.startsWith("orphan sweep of web-1 waits")
+        ? undefined
+        : console.error(`  ${dim(line)}`),
     ));
   });
   await must("ida", ["witness", "add-log", witnessDir, server.vkey]);
@@ -536,6 +549,8 @@ async function verifyLog(server: RunningServer): Promise<Finished> {
 function nextCommands(host: DemoSshd | undefined): string {
   const onHost = `  glass break web-repair --reason customer-impact \\
     --why "a look around" -- uptime         # on web-1, by SSH
+  glass break web-shell --reason customer-impact --no-wait \\
+    --why "a look around"                   # a shell there; needs bob
 `;
   return `
 Glasskey goes on running here. In another terminal:
@@ -552,7 +567,7 @@ ${host === undefined ? "" : onHost}  glass break payments-db-repair --reason dat
 As bob, ida or sam, with their own homes beside ann's:
 
   GLASSKEY_HOME=$D/home/bob glass approve GRANT
-  GLASSKEY_HOME=$D/home/ida glass sessions       # then: glass replay SESSION
+  GLASSKEY_HOME=$D/home/ida glass sessions  # then: watch or replay SESSION
   GLASSKEY_HOME=$D/home/ida glass log --follow
   GLASSKEY_HOME=$D/home/ida glass log status
   GLASSKEY_HOME=$D/home/sam glass kill GRANT
@@ -604,6 +619,7 @@ async function main(): Promise<number> {
     await parts.server?.stop();
     await parts.target?.stop();
     await parts.host?.stop();
+    if (!hostDir.startsWith(resolve(dir))) rmSync(hostDir, { recursive: true, force: true });
     if (parts.witness !== undefined) await stopChild(parts.witness.child);
     lock.release();
     if (farewell !== undefined) console.log(farewell);

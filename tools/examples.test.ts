@@ -76,6 +76,23 @@ describe("the example policy, as a repository of its own", () => {
     expect(ran.out).toMatch(/now yes to `dev opens orders-db-write /);
   });
 
+  test("gives a plan that says what a command more and a path more let people do on a host", async () => {
+    const file = join(folder, "playbooks/shop-web-restart.yaml");
+    const text = await readFile(file, "utf8");
+    const plan = async (from: string, to: string): Promise<Ran> => {
+      expect(text).toContain(from);
+      await writeFile(file, text.replace(from, to));
+      const ran = await glass(folder, "plan", "HEAD:.", ".");
+      await writeFile(file, text);
+      return ran;
+    };
+    const narrower = await plan("read: [/var/log/shop/**]", "read: [/var/log/shop/*.log]");
+    expect(narrower).toMatchObject({ code: 0, out: expect.stringMatching(/^Access does not widen/) as string });
+    const wider = await plan("read: [/var/log/shop/**]", "read: [/var/log/**]");
+    expect([wider.code, wider.out]).toEqual([4, expect.stringMatching(/such as \/var\/log\/x/)]);
+    expect((await plan("status --no-pager shop*", "status ...")).out).toMatch(/^Access widens/);
+  });
+
   test("has a workflow that runs these commands and no others, and cannot be made to write by a fork", async () => {
     const workflow = await readFile(join(folder, WORKFLOW), "utf8");
     const commands = [...workflow.matchAll(/glass\.mjs playbook (.+?)(?: > |$)/gm)].map(([, command]) => command);

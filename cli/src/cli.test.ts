@@ -73,6 +73,12 @@ test("a verb, an option or an argument that does not exist is exit code 2, with 
     code: 2,
     stderr: expect.stringContaining("Usage: glass break"),
   });
+  expect((await run("ann", ["ssh", "web-1"])).stderr).toContain("Did you mean: glass connect?");
+  const bare = await run("ann", ["connect", "gr_7kq2m9x4tbzc", "uptime"]);
+  expect(bare).toMatchObject({
+    code: 2,
+    stderr: expect.stringMatching(/"uptime" is too much\s+A command goes behind --/),
+  });
   expect(await run("ann", ["end"])).toMatchObject({ code: 2 });
   for (const verb of ["replay", "watch", "export"]) {
     const grant = await run("ann", [verb, "gr_7kq2m9x4tbzc"]);

@@ -63,9 +63,14 @@ async function run(argv: readonly string[], out: Output): Promise<number> {
 const VERSION = "0.1.0";
 const SERVER_VERBS: readonly string[] = ["serve", "init", "secret", "playbook"];
 
+/** Words that people type who know other tools. */
+const MEANT: ReadonlyMap<string, string> = new Map(
+  ["ssh", "scp", "sftp", "psql", "shell"].map((word) => [word, "connect"]),
+);
+
 function unknownVerb(verb: string): CliError {
   const verbs = [...COMMANDS.map((command) => command.name.split(" ")[0] ?? ""), ...SERVER_VERBS];
-  const near = verbs.find((name) => close(name, verb));
+  const near = MEANT.get(verb) ?? verbs.find((name) => close(name, verb));
   const next = near === undefined ? "See: glass help" : `Did you mean: glass ${near}?`;
   return usage(`there is no verb "${plain(verb.slice(0, 40))}"`, next);
 }
@@ -91,7 +96,7 @@ function parse(
         positionals.length < least
           ? `glass ${command.name} needs more`
           : `"${plain(positionals[most] ?? "")}" is too much`,
-        `Usage: ${command.usage}`,
+        `${positionals.length > most && command.usage.includes("[-- CMD") ? "A command goes behind --. " : ""}Usage: ${command.usage}`,
       );
     }
     return { args: positionals, options: values };

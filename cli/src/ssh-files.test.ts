@@ -125,6 +125,8 @@ describe("a server's answer supplies values, and never a line of configuration",
     "no line of known_hosts": { trust: "" },
     "a private key in place of a certificate": { certificate: "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA" },
     "a grant that is a path": { grant: "../../x" },
+    "an end with a line of configuration": { endsAt: "2030-01-01T00:00:00Z\n  ProxyCommand touch /tmp/x\n#" },
+    "an end that is none": { endsAt: "soon" },
   };
   test.each(Object.entries(hostile))("%s", async (_what, changes) => {
     expect(() => keepSsh(answer(changes), identity)).toThrow(expect.objectContaining({ code: "integrity" }));
@@ -132,6 +134,7 @@ describe("a server's answer supplies values, and never a line of configuration",
   });
   test("not on the plain line either", () => {
     expect(() => plainSsh(answer({ host: "-oProxyCommand=x" }))).toThrow(/names no host/);
+    expect(() => plainSsh(answer({ grant: "-oProxyCommand=touch${IFS}x" }))).toThrow(/names no grant/);
     expect(plainSsh(answer()).argv).toEqual(["ssh", "-p", "7422", `${GRANT}@gate.example.com`]);
     expect(plainSsh(answer({ port: 22 })).argv).toEqual(["ssh", `${GRANT}@gate.example.com`]);
   });

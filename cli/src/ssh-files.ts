@@ -36,7 +36,7 @@ export const runDir = (grant: string): string => join(grantDir(grant), `ssh-${pr
 export function keepSsh(answer: ConnectAnswer, identity: SshIdentity): SshFiles {
   const kept = join(grantDir(answer.grant), KEPT);
   const files = { dir: kept, config: join(kept, "config"), host: answer.grant };
-  if ("privateKey" in identity && existsSync(join(kept, "key")) && untilOf(kept) === answer.endsAt) return files;
+  if ("privateKey" in identity && existsSync(join(kept, "key")) && untilOf(kept) === checkedEnd(answer)) return files;
   const { dir } = writeSsh(runDir(answer.grant), answer, identity, kept);
   rmSync(kept, { recursive: true, force: true });
   renameSync(dir, kept);
@@ -48,11 +48,12 @@ export function keepSsh(answer: ConnectAnswer, identity: SshIdentity): SshFiles 
  * @throws CliError when the answer is not one that an SSH client can be told
  */
 export function writeSsh(dir: string, answer: ConnectAnswer, identity: SshIdentity, later = dir): SshFiles {
+  const grant = checkedGrant(answer);
   const { host, port } = checkedEndpoint(answer);
-  const [trust, certified] = [checkedTrust(answer), checkedCertificate(answer)];
+  const [trust, certified, endsAt] = [checkedTrust(answer), checkedCertificate(answer), checkedEnd(answer)];
   rmSync(dir, { recursive: true, force: true });
   mkdirSync(dir, { recursive: true, mode: 0o700 });
-  writePrivate(join(dir, UNTIL), `${answer.endsAt}\n`);
+  writePrivate(join(dir, UNTIL), `${endsAt}\n`);
   writePrivate(join(dir, "known_hosts"), `${trust}\n`);
   writePrivate(join(dir, "key-cert.pub"), `${certified}\n`);
   if ("privateKey" in identity) writePrivate(join(dir, "key"), identity.privateKey);
@@ -60,11 +61,11 @@ export function writeSsh(dir: string, answer: ConnectAnswer, identity: SshIdenti
   const config = join(dir, "config");
   const [identityFile, agent] = "privateKey" in identity ? [key, "none"] : ownIdentity(identity.ownKey);
   const lines = [
-    `# Written by glass for ${answer.grant}, which ends at ${answer.endsAt}. Removed by: glass end ${answer.grant}`,
-    `Host ${answer.grant}`,
+    `# Written by glass for ${grant}, which ends at ${endsAt}. Removed by: glass end ${grant}`,
+    `Host ${grant}`,
     `  HostName ${host}`,
     `  Port ${port}`,
-    `  User ${answer.grant}`,
+    `  User ${grant}`,
     `  IdentityFile ${path(identityFile)}`,
     `  CertificateFile ${path(certificate)}`,
     "  IdentitiesOnly yes",
@@ -79,14 +80,14 @@ export function writeSsh(dir: string, answer: ConnectAnswer, identity: SshIdenti
     "  ServerAliveInterval 30",
   ];
   writePrivate(config, `${lines.join("\n")}\n`);
-  return { dir, config, host: answer.grant };
+  return { dir, config, host: grant };
 }
 
 /** The plain line for any machine, and what is needed with it. */
 export function plainSsh(answer: ConnectAnswer): { argv: readonly string[]; knownHosts: string } {
   const { host, port } = checkedEndpoint(answer);
   return {
-    argv: ["ssh", ...(port === 22 ? [] : ["-p", String(port)]), `${answer.grant}@${host}`],
+    argv: ["ssh", ...(port === 22 ? [] : ["-p", String(port)]), `${checkedGrant(answer)}@${host}`],
     knownHosts: checkedTrust(answer),
   };
 }
@@ -162,6 +163,17 @@ function checkedTrust({ trust }: ConnectAnswer): string {
 function checkedCertificate({ certificate }: ConnectAnswer): string {
   if (/^[a-z0-9@.-]+ [A-Za-z0-9+/=]+(?: [\x20-\x7E]*)?$/.test(certificate ?? "")) return certificate ?? "";
   throw wrong("has no certificate");
+}
+
+/** Its id is a user's name, a word of the command line and of the configuration. */
+function checkedGrant({ grant }: ConnectAnswer): string {
+  if (/^gr_[0-9a-hjkmnp-tv-z]{12}$/.test(grant)) return grant;
+  throw wrong("names no grant");
+}
+
+function checkedEnd({ endsAt }: ConnectAnswer): string {
+  if (/^\d{4}-\d\d-\d\dT[\d:.]{5,15}Z$/.test(endsAt) && !Number.isNaN(Date.parse(endsAt))) return endsAt;
+  throw wrong("does not say when the grant ends");
 }
 
 const wrong = (what: string): CliError =>

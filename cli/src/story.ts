@@ -4,15 +4,28 @@ import { bytes, clock, plain, quoted, type Output } from "./output.ts";
 /** Prints what was done in a session, one line after the other. */
 export interface Story {
   tell(line: Exclude<ReplayLine, { what: "screen" | "terminals" }>): void;
+  /** Nothing comes after it. */
+  end(): void;
 }
 
 /** Statements whose beginning was printed, and which wait for their answer. */
 const MAX_RUNNING = 1_000;
+/** Lines that wait for the command that printed them. */
+const MAX_HELD = 1_000;
 
-export function tellStory(out: Output): Story {
+/** @param live the session goes on: what its programs print is not kept back for their command. */
+export function tellStory(out: Output, live = false): Story {
   /** Of a watched session: what was printed when it was sent. The last one printed needs no number beside its answer. */
   const running = new Map<number, number>();
   let printed = 0;
+  /** A replay has a command once it has ended, behind what it printed; people read it the other way round. */
+  let held: ShownLine[] = [];
+
+  const release = (n?: number): void => {
+    const lines = held;
+    held = n === undefined ? [] : lines.filter((line) => line.n !== n);
+    for (const line of lines) if (n === undefined || line.n === n) shown(out, line);
+  };
 
   const statement = (line: StatementLine): void => {
     const sent = running.get(line.n);
@@ -26,6 +39,7 @@ export function tellStory(out: Output): Story {
         if (running.size > MAX_RUNNING && oldest !== undefined) running.delete(oldest);
         return;
       }
+      release(line.n);
     }
     const which = sent === undefined || sent === printed ? "" : `${out.dim(`#${line.n}`)} `;
     const [result, paint] = resultOf(line, out);
@@ -36,9 +50,16 @@ export function tellStory(out: Output): Story {
   return {
     tell(line) {
       if (line.what === "statement") return statement(line);
+      if (line.what === "output" && !live) {
+        held.push(line);
+        if (held.length > MAX_HELD) release();
+        return;
+      }
       printed++;
+      if (line.what === "ended") release();
       return "content" in line ? event(out, line) : shown(out, line);
     },
+    end: () => release(),
   };
 }
 

@@ -206,7 +206,8 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
 
     await forgetNode(access, node);
     const bundles = await startBundles({
-      ...{ store, node, warn, dir: join(config.dataDir, "policy-git"), plan: planPolicies, resolveSecret },
+      ...{ store, node, warn, dir: join(config.dataDir, "policy-git"), resolveSecret },
+      plan: (old, next) => planPolicies(old, next, kindsByName),
       source: config.policyGit ?? { kind: "folder", folder: config.policyDir },
       compile: (files) => compilePolicy({ files, kinds: kindsByName }),
       onPolicy: (next) => closeDrifted(access, next),

@@ -283,7 +283,7 @@ async function test({ args, text: value, flag: has, out, json }: Call): Promise<
 async function plan({ args, flag: has, out, json }: Call): Promise<number> {
   const [old = "", next = ""] = args;
   const [before, after] = [await version(old), await version(next)];
-  const found = planPolicies(before, after);
+  const found = planPolicies(before, after, KINDS);
   if (json) printJson(found);
   else if (has("markdown")) process.stdout.write(formatPlan(found, "markdown"));
   else for (const line of formatPlan(found, "text").trimEnd().split("\n")) out.say(line);

@@ -4,7 +4,7 @@ import { constants } from "node:os";
 import { join, resolve } from "node:path";
 import type { ConnectAnswer, GrantView } from "@glasskey/contract";
 import { call } from "../client.ts";
-import { nativeClient, remoteCommand, shellQuote } from "../clients.ts";
+import { nativeClient, remoteCommand } from "../clients.ts";
 import type { Invocation } from "../commands.ts";
 import { CliError, usage } from "../errors.ts";
 import { grantDir, readLogin, writePrivate, type Login } from "../home.ts";
@@ -40,7 +40,7 @@ function printSsh(answer: ConnectAnswer, out: Output): number {
   const { argv, knownHosts } = plainSsh(answer);
   out.value({ ...answer, argv, env: {} });
   out.say(argv.join(" "));
-  out.say(`  secret, when it asks for a password:   ${plain(answer.secret)}`);
+  out.say(`  secret, as the password:  ${plain(answer.secret)}`);
   out.say("  the gateway, one line of known_hosts:");
   out.say(plain(knownHosts));
   out.hint(`The secret works until ${clock(answer.endsAt)}. Do not paste it where others read.`);
@@ -56,22 +56,21 @@ async function keepConfig(login: Login, grant: string, key: string | undefined, 
   out.say(config);
   if (out.tty) {
     out.hint("");
-    for (const line of examples(config, host)) out.hint(`  ${line}`);
+    for (const line of examples(grant, host)) out.hint(`  ${line}`);
     out.hint(`It works until ${clock(answer.endsAt)}; glass end ${grant} removes it.`);
   }
   return 0;
 }
 
-const examples = (config: string, host: string): readonly string[] => {
-  const file = shellQuote(config);
-  return [
-    `ssh -F ${file} ${host}`,
-    `scp -F ${file} FILE ${host}:/path`,
-    `rsync -e ${shellQuote(`ssh -F ${file}`)} -a FOLDER ${host}:/path`,
-    `GIT_SSH_COMMAND=${shellQuote(`ssh -F ${file}`)} git clone ${host}:/path`,
-    `ansible -i ${host}, --ssh-common-args ${shellQuote(`-F ${file}`)} -m ping all`,
-  ];
-};
+/** By a variable: paths are long, and may have spaces, which rsync, git and Ansible cut at unless they are quoted twice. */
+const examples = (grant: string, host: string): readonly string[] => [
+  `F=$(glass connect ${grant} --config)`,
+  `scp -F "$F" FILE ${host}:/path`,
+  `sftp -F "$F" ${host}`,
+  `rsync -e "ssh -F '$F'" -a FOLDER ${host}:/path`,
+  `GIT_SSH_COMMAND="ssh -F '$F'" git clone ${host}:/path`,
+  `ansible -i ${host}, all -m ping --ssh-common-args "-F '$F'"`,
+];
 
 const ask = (login: Login, grant: string, publicKey?: string): Promise<ConnectAnswer> =>
   call<ConnectAnswer>(

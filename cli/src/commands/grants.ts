@@ -63,8 +63,14 @@ export async function breakGlass({ args, options, command, out }: Invocation): P
     `${out.green("Open")}: ${out.bold(grant.grant)} on ${grant.target} until ${clock(grant.endsAt ?? "")} (${duration(grant.forMs)}). Everything is recorded.`,
   );
   out.say();
-  out.say(`  glass connect ${grant.grant}    ${out.dim("work there")}`);
-  out.say(`  glass end ${grant.grant}        ${out.dim("close it and see the proof")}`);
+  // Whether its playbook has a shell is the gateway's to say: without one, it lists the commands.
+  const ssh = grant.kind === "ssh";
+  const pad = ssh ? "          " : "";
+  out.say(
+    `  glass connect ${grant.grant}    ${pad}${out.dim(ssh ? "a shell, or the list of what runs" : "work there")}`,
+  );
+  if (ssh) out.say(`  glass connect ${grant.grant} -- COMMAND   ${out.dim("one command")}`);
+  out.say(`  glass end ${grant.grant}        ${pad}${out.dim("close it and see the proof")}`);
   return 0;
 }
 

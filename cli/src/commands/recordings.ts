@@ -64,7 +64,7 @@ export async function replay({ args, options, out }: Invocation): Promise<number
 /** A session as it goes on, until it ends or Ctrl-C. */
 export async function watch({ args, options, out }: Invocation): Promise<number> {
   const session = sessionArgument(args);
-  const stage = openStage(out, `watching ${session}`);
+  const stage = openStage(out, `watching ${session}`, true);
   let over: Extract<WatchLine, { what: "over" }> | undefined;
   try {
     const lines = callLines<WatchLine>(readLogin(), sessionPath(session, `watch?${terminalOption(options)}`), {
@@ -175,8 +175,8 @@ interface Stage {
   readonly left: AbortSignal;
 }
 
-function openStage(out: Output, title: string): Stage {
-  const story = tellStory(out);
+function openStage(out: Output, title: string, live = false): Stage {
+  const story = tellStory(out, live);
   const after: Told[] = [];
   let painter: Painter | undefined;
   const left = new AbortController();
@@ -188,6 +188,7 @@ function openStage(out: Output, title: string): Stage {
     process.stdout.off("resize", redraw);
     painter = undefined;
     for (const line of after.splice(0)) story.tell(line);
+    story.end();
   };
   const interrupt = (): void => {
     left.abort();

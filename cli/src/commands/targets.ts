@@ -20,7 +20,8 @@ export async function targetCheck({ args, out }: Invocation): Promise<number> {
     );
     checks.forEach(({ ok, fix }, i) => {
       out.sayAll(lines[i] ?? []);
-      if (!ok && fix !== undefined) out.say(`      ${plain(fix)}`);
+      // Line by line, and none of them broken: they are there to be copied.
+      if (!ok && fix !== undefined) out.sayAll(fix.split("\n").map((line) => `      ${plain(line)}`));
     });
   }
   return targets.every(({ checks }) => checks.every(({ ok }) => ok)) ? 0 : 1;

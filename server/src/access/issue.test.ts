@@ -1,6 +1,7 @@
+import { sql } from "kysely";
 import { afterAll, beforeAll, expect, inject, test } from "vitest";
 import { GlassError } from "../core/errors.ts";
-import { endGrant } from "./close.ts";
+import { beginClosing, endGrant } from "./close.ts";
 import { openSession, sessionClosed, type OpenedGrant } from "./sessions.ts";
 import { book, startTestAccess, type TestAccess } from "./testing/access.ts";
 
@@ -64,6 +65,61 @@ test("the proof is asked with the last moment at which anything can have been is
   house.target.lastIssues.length = 0;
   await end(grant);
   expect(house.target.lastIssues).toEqual([rows[1]?.opened_at]);
+});
+
+test("where a session may still begin something, the proof waits for the end of every session, wherever it is", async () => {
+  const grant = await active();
+  const { session } = await open(grant);
+  house.target.lastIssues.length = 0;
+  house.target.cutsFirst = true;
+  try {
+    await endGrant(house.access, "ann", await house.grant(grant), "done"); // no gateway here: as if another process were slow
+    const lease = () => house.store.selectFrom("leases").selectAll().where("grant_id", "=", grant).executeTakeFirst();
+    expect(await lease()).toMatchObject({ state: "closing", last_error: `session ${session} is not known to be cut` });
+    expect(house.target.lastIssues).toEqual([]);
+    await house.store
+      .updateTable("leases")
+      .set({ next_at: new Date(Date.now() + 3_600_000), attempts: 9 })
+      .execute(); // after a long while
+    await leave(session);
+    await house.until(grant, "closed");
+    expect(house.target.lastIssues).toHaveLength(1);
+  } finally {
+    house.target.cutsFirst = false;
+  }
+});
+
+test("nobody's session begins once the end has begun: the row that ends a grant is the one that lets sessions in", async () => {
+  const grant = await active();
+  let entered: (() => void) | undefined;
+  const inside = new Promise<void>((done) => (entered = done));
+  let leaveIt: (() => void) | undefined;
+  const held = new Promise<void>((done) => (leaveIt = done));
+  // Somebody ends it: the row is locked, and not yet written.
+  const ending = house.store.transaction().execute(async (tx) => {
+    await tx.selectFrom("grants").select("id").where("id", "=", grant).forUpdate().execute();
+    entered?.();
+    await held;
+    await beginClosing(house.access, tx, { grant, actor: "glasskey", cause: "ended", text: "done" });
+  });
+  await inside;
+  const issued = house.target.issued.length;
+  const opening = Promise.allSettled(Array.from({ length: 5 }, () => open(grant)));
+  await expect
+    .poll(async () => {
+      const { rows } = await sql<{ n: number }>`
+        select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`.execute(
+        house.store,
+      );
+      return rows[0]?.n;
+    })
+    .toBeGreaterThan(0);
+  leaveIt?.();
+  await ending;
+  expect((await opening).map(({ status }) => status)).toEqual(Array.from({ length: 5 }, () => "rejected"));
+  expect(house.target.issued).toHaveLength(issued);
+  expect(await sessionsOf(grant)).toEqual([]);
+  await house.until(grant, "closed");
 });
 
 test("without a session, nothing was issued after the grant became active", async () => {

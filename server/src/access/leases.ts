@@ -21,7 +21,9 @@ import { alarmIfUntrusted, trusted } from "./untrusted.ts";
 export type LeaseRow = Selectable<LeasesTable>;
 
 const REMOTE_TIMEOUT_MS = 20_000; // one step on a target; slower is "not known"
-const CLAIM_MS = 90_000; // longer than all steps of one attempt: three remote calls and a fingerprint
+const CLAIM_MS = 90_000; // longer than all steps of one attempt: three remote calls, a fingerprint, and the wait for a cut
+const CUT_MS = 3_000; // another process that is alive cuts much sooner; then the lease is looked at again
+const CUT_POLL_MS = 25;
 const AT_ONCE_PER_TARGET = 4; // gentle on a production system in trouble
 const AT_ONCE = 32;
 const MAX_LEASES_PER_GRANT = 3; // a crash in mid-mint starts a new lease; a crash loop does not start them for ever
@@ -426,6 +428,7 @@ async function remove(access: Access, kind: KindControl, row: LeaseRow): Promise
     await mark("fenced_at", "lease.fenced");
     await kind.driver.revoke(plan, AbortSignal.timeout(REMOTE_TIMEOUT_MS));
     await mark("revoked_at", "lease.revoked");
+    if (kind.driver.cutsFirst === true) await untilCut(access, row.id);
     const issued = await lastIssue(access, row);
     const signal = AbortSignal.timeout(REMOTE_TIMEOUT_MS);
     confirmation = await kind.driver.confirm(plan, secretsOf(access, row.id), signal, issued);
@@ -479,10 +482,25 @@ async function remove(access: Access, kind: KindControl, row: LeaseRow): Promise
   });
   await clearAlarm(access.store, access.warn, `lease ${row.id}`, access.notifier);
   await trusted(access, row.target);
-  if (row.grant_id === null) {
-    await clearAlarm(access.store, access.warn, orphanAlarm(row.install, row.id), access.notifier);
-  }
+  // Also of a grant's lease, which may have been found again after its end.
+  await clearAlarm(access.store, access.warn, orphanAlarm(row.install, row.id), access.notifier);
   if (row.grant_id !== null) await finishClosing(access, row.grant_id);
+}
+
+/** Waits a little for the end of the lease's sessions, wherever they are. @throws GlassError when one goes on */
+async function untilCut(access: Access, lease: string): Promise<void> {
+  const deadline = performance.now() + CUT_MS;
+  for (;;) {
+    const open = await access.store
+      .selectFrom("sessions")
+      .select("id")
+      .where("lease_id", "=", lease)
+      .where("closed_at", "is", null)
+      .executeTakeFirst();
+    if (open === undefined) return;
+    if (performance.now() > deadline) throw new GlassError("not_proved", `session ${open.id} is not known to be cut`);
+    await sleep(CUT_POLL_MS);
+  }
 }
 
 /**

@@ -259,7 +259,28 @@ export async function sessionClosed(
     const of = await access.store.selectFrom("grants").select("target").where("id", "=", grant).executeTakeFirst();
     if (of !== undefined) await alarmIfUntrusted(access, of.target, new GlassError(end.code, end.detail));
   }
-  await finishClosing(access, grant);
+  if (!(await finishClosing(access, grant))) await askAgain(access, grant);
+}
+
+/** The proof may have waited for this session's end: with the last one gone it is asked for now, and not after its next pause. */
+async function askAgain(access: Access, grant: string): Promise<void> {
+  await access.store
+    .updateTable("leases as l")
+    .set({ next_at: sql`clock_timestamp()`, attempts: 0 })
+    .where("l.grant_id", "=", grant)
+    .where("l.state", "=", "closing")
+    .where((eb) =>
+      eb.not(
+        eb.exists(
+          eb
+            .selectFrom("sessions as s")
+            .select("s.id")
+            .whereRef("s.lease_id", "=", "l.id")
+            .where("s.closed_at", "is", null),
+        ),
+      ),
+    )
+    .execute();
 }
 
 /** Remembers when grants were last busy, so that only time without work counts as idle, whichever process saw it. */

@@ -16,6 +16,7 @@ import { alarmIfUntrusted } from "./untrusted.ts";
 const NODE_DEAD_AFTER_MS = 30_000; // several missed heartbeats; its sessions died with its sockets
 const ORPHAN_GRACE_MS = 120_000; // a lease's row is committed before its role exists; anything younger may be in the making
 const LIST_TIMEOUT_MS = 20_000;
+const ORPHANS_AT_ONCE = 20; // of one target: on a host anybody can make names up, and each is an alarm and minutes of work
 const REPORTS_MS = 15_000; // what another process last told of its sessions may be a few reports old
 
 /**
@@ -179,6 +180,7 @@ export async function sweepOrphans(access: Access): Promise<void> {
   for (const target of access.policy().targets) {
     const kind = access.kinds.get(target.kind);
     if (kind === undefined) continue;
+    let taken = 0;
     try {
       for (const remote of await kind.driver.list(
         target.config,
@@ -193,6 +195,7 @@ export async function sweepOrphans(access: Access): Promise<void> {
         if (known !== undefined && known.state !== "dead") continue;
         if (known !== undefined && known.dead_at !== null && Date.now() - known.dead_at.getTime() < ORPHAN_GRACE_MS)
           continue;
+        if ((taken += 1) > ORPHANS_AT_ONCE) break; // the next sweep finds the others
         const plan = kind.driver.planForOrphan(target.config, remote);
         await access.store.transaction().execute(async (tx) => {
           await append(tx, {
@@ -232,6 +235,10 @@ export async function sweepOrphans(access: Access): Promise<void> {
                   next_at: sql`clock_timestamp()`,
                   evidence: null,
                   dead_at: null,
+                  // Its own plan knows more, but not of a place where the lease never was.
+                  plan: sql`case when leases.target = excluded.target then leases.plan else excluded.plan end`,
+                  target: sql`excluded.target`,
+                  kind: sql`excluded.kind`,
                 })
                 .where("leases.state", "=", "dead"),
             )

@@ -5,6 +5,7 @@ import { compareRules, type Effect, type RuleChange } from "./plan-rules.ts";
 import { type Aim, MAX_PEOPLE } from "./plan-witness.ts";
 import type { Playbook, Selector, Side } from "./policy.ts";
 import { sidesMet } from "./sides.ts";
+import type { KindChecks } from "./targets.ts";
 
 /** One difference, before equal ones are told together. */
 export interface Finding {
@@ -41,12 +42,19 @@ function bitsIn(word: number): number {
 }
 
 /** Everything that differs between two versions of one playbook: its rules, its people, and what denies it. */
-export function comparePlaybooks(census: Census, old: Playbook, next: Playbook): readonly Finding[] {
+export function comparePlaybooks(
+  census: Census,
+  old: Playbook,
+  next: Playbook,
+  kinds: ReadonlyMap<string, KindChecks>,
+): readonly Finding[] {
   const { name } = next;
-  const rules = compareRules(old, next).map(({ aim, ...found }: RuleChange): Finding => ({
-    ...found,
-    aims: aim === undefined ? [] : [{ ...aim, playbook: name }],
-  }));
+  const rules = compareRules(old, next, kindOf(census, old, next, kinds)).map(
+    ({ aim, ...found }: RuleChange): Finding => ({
+      ...found,
+      aims: aim === undefined ? [] : [{ ...aim, playbook: name }],
+    }),
+  );
   return [
     ...rules,
     ...compareRequesters(census, old, next),
@@ -54,6 +62,18 @@ export function comparePlaybooks(census: Census, old: Playbook, next: Playbook):
     ...compareReviewers(census, old, next),
     ...comparePlaybookDenials(census, old, next),
   ];
+}
+
+/** The kind of the playbook's target, where it is the same before and after. */
+function kindOf(
+  census: Census,
+  old: Playbook,
+  next: Playbook,
+  kinds: ReadonlyMap<string, KindChecks>,
+): KindChecks | undefined {
+  const before = census.old.policy.target(old.target)?.kind;
+  const after = census.next.policy.target(next.target)?.kind;
+  return before === undefined || before !== after ? undefined : kinds.get(before);
 }
 
 function compareRequesters(census: Census, old: Playbook, next: Playbook): readonly Finding[] {

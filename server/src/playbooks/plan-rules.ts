@@ -4,6 +4,7 @@ import { compareScopes } from "./plan-scope.ts";
 import { byText } from "./plan-people.ts";
 import type { Aim } from "./plan-witness.ts";
 import type { Playbook } from "./policy.ts";
+import type { KindChecks } from "./targets.ts";
 
 /**
  * `widens`: allows what was not allowed. `unproved`: the files cannot prove that it does not, so a person must look.
@@ -24,13 +25,17 @@ export interface RuleChange {
 type Compare = (old: Playbook, next: Playbook) => readonly RuleChange[];
 
 /**
- * What differs between two versions of a playbook, people left out. Each rule is compared by itself: if none widens, no
+ * What differs between two versions of a playbook, people left out; `kind` is that of its target in both. Each rule is compared by itself: if none widens, no
  * request is allowed that was not. A pair of changes of which one widens and one narrows is told as widening.
  */
-export function compareRules(old: Playbook, next: Playbook): readonly RuleChange[] {
+export function compareRules(
+  old: Playbook,
+  next: Playbook,
+  kind: Pick<KindChecks, "compareScopes"> | undefined,
+): readonly RuleChange[] {
   return [
     ...compareTarget(old, next),
-    ...compareScopes(old.scope, next.scope),
+    ...compareScopes(old.scope, next.scope, kind),
     ...compareReasons(old, next),
     ...compareIncident(old, next),
     ...compareHours(old, next),

@@ -6,6 +6,7 @@ import { formatPlan } from "./plan-format.ts";
 import { takeCensus } from "./plan-people.ts";
 import { type Change, type Plan, planPolicies } from "./plan.ts";
 import type { Denial, Person, Playbook, Rota, Target } from "./policy.ts";
+import type { Checked, KindScopeChange } from "./targets.ts";
 
 type Content = Parameters<typeof createPolicy>[0];
 
@@ -50,6 +51,8 @@ const BASE: Content = {
   ...{ hash: "old", people: [ANN, BOB, CYD, DAN, EVE, SAM], rotas: [ROTA], targets: [TARGET], playbooks: [PLAYBOOK] },
   ...{ reasons: new Map([["outage", "Down"]]), denials: [], tests: new Map() },
 };
+
+const asIs = (value: unknown): Checked => ({ ok: true, value: value as Playbook["scope"] });
 
 function planOf(next: Partial<Content>, old: Partial<Content> = {}): Plan {
   return planPolicies(createPolicy({ ...BASE, ...old }), createPolicy({ ...BASE, hash: "next", ...next }));
@@ -254,6 +257,27 @@ describe("rules", () => {
     expect(scope({ allow: ["default", "truncate"] }).widened).toBe(true);
     expect(scope({ role: "orders_ro" }).widened).toBe(true);
     expect(told(scope({ role: "orders_ro" }), "unproved")).toEqual(['scope.role: "orders_rw" → "orders_ro"']);
+  });
+
+  test("a kind that says which way its scope went is believed; one that says nothing of a difference is not", () => {
+    const next = withPlaybook({ scope: { ...PLAYBOOK.scope, role: "orders_ro" } });
+    const scope = (told: readonly KindScopeChange[], kind = "postgres", target = TARGET): Plan => {
+      const checks = { parseConfig: asIs, parseScope: asIs, compareScopes: () => told };
+      const [old, made] = [createPolicy(BASE), createPolicy({ ...BASE, ...next, hash: "next", targets: [target] })];
+      return planPolicies(old, made, new Map([[kind, checks]]));
+    };
+    const change = { key: "role", what: "reads only" };
+    const narrower = scope([{ ...change, effect: "narrower" }]);
+    expect([narrower.widened, told(narrower, "narrows")]).toEqual([false, ["scope.role: reads only"]]);
+    expect(scope([{ ...change, effect: "same" }]).widened).toBe(false);
+    expect(told(scope([{ ...change, effect: "wider" }]), "widens")).toEqual(["scope.role: reads only"]);
+    expect(told(scope([{ ...change, effect: "other" }]), "unproved")).toEqual(["scope.role: reads only"]);
+    const unsaid = ['scope.role: "orders_rw" → "orders_ro"'];
+    expect(told(scope([]), "unproved")).toEqual(unsaid);
+    expect(told(scope([{ ...change, effect: "narrower" }], "ssh"), "unproved")).toEqual(unsaid);
+    // A target that became one of another kind.
+    const moved = scope([{ ...change, effect: "narrower" }], "postgres", { ...TARGET, kind: "ssh" });
+    expect(told(moved, "unproved")).toEqual([...unsaid, "targets.orders.kind: postgres → ssh"]);
   });
 
   test("another configuration of a target needs eyes, without showing its values", () => {

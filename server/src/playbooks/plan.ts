@@ -5,6 +5,7 @@ import type { Effect } from "./plan-rules.ts";
 import { textOf } from "./plan-scope.ts";
 import { type Aim, findWitness, type Witness } from "./plan-witness.ts";
 import type { Policy } from "./policy.ts";
+import type { KindChecks } from "./targets.ts";
 
 /** One difference between two versions of a policy, told once for all playbooks and people whom it concerns alike. */
 export interface Change {
@@ -59,9 +60,9 @@ const EFFECTS: readonly Effect[] = ["widens", "unproved", "narrows", "neutral"];
  * Both are trusted to have been checked by the loader. Deterministic and pure; never throws for a policy that was loaded.
  *
  * The comparison is sound, not complete: it says `widened` whenever a question is allowed that was not, and may say it
- * where two changes make up for each other. docs/playbook-plan.md lists what is compared and how.
+ * where two changes make up for each other. Without `kinds`, a scope that differs needs eyes. docs/playbook-plan.md lists what is compared and how.
  */
-export function planPolicies(old: Policy, next: Policy): Plan {
+export function planPolicies(old: Policy, next: Policy, kinds: ReadonlyMap<string, KindChecks> = new Map()): Plan {
   const drafts = new Map<string, Draft>();
   const add = (found: Finding): void => {
     const { effect, rule, what, people, playbook, aims = [] } = found;
@@ -79,7 +80,8 @@ export function planPolicies(old: Policy, next: Policy): Plan {
   for (const playbook of next.playbooks) {
     const before = old.playbook(playbook.name);
     if (before === undefined) add(newPlaybook(census, playbook));
-    else for (const found of comparePlaybooks(census, before, playbook)) add({ ...found, playbook: playbook.name });
+    else
+      for (const found of comparePlaybooks(census, before, playbook, kinds)) add({ ...found, playbook: playbook.name });
   }
   for (const { name, who } of old.playbooks) {
     if (next.playbook(name) !== undefined) continue;

@@ -17,6 +17,12 @@ test("GK005: commands beside a shell, programs that run others, and files that a
   ]);
 });
 
+test("GK005: a program that starts others from its screen, or a shell by itself, also where it is written out in full", () => {
+  expect(found({ commands: ["vim /etc/app.conf", "/usr/bin/less /var/log/app.log", "bash", "tail -n 5 /x"] })).toEqual([
+    ...["GK005 scope.commands.0", "GK005 scope.commands.1", "GK005 scope.commands.2"],
+  ]);
+});
+
 test("GK005: a scope that says what it means is not asked about", () => {
   expect(
     found({

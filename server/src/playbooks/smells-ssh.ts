@@ -68,6 +68,9 @@ const RUNS_OTHERS = new Set([
   ],
 ]);
 
+/** Programs that start any other from their screen, whatever their arguments. */
+const FROM_SCREEN = new Set("ed emacs gdb less man more nano screen script tmux vi view vim vimdiff".split(" "));
+
 /** What a careful reviewer would ask about the scope of a host (docs/ssh-scope.md). */
 export function checkHostScope(scope: JsonObject, report: Report): void {
   const commands = textsOf(scope["commands"]);
@@ -77,6 +80,13 @@ export function checkHostScope(scope: JsonObject, report: Report): void {
   }
   for (const [i, command] of commands.entries()) {
     const program = command.trim().split(/\s/)[0]?.split("/").at(-1)?.replaceAll(/['"]/g, "") ?? "";
+    const bare = RUNS_OTHERS.has(program) && !/\s/.test(command.trim());
+    if (FROM_SCREEN.has(program) || bare) {
+      const message = `scope.commands.${i} runs ${program}, in which any other program can be started`;
+      const fix = "Let files be changed by sftp, and looked at by cat, head or tail.";
+      report("GK005", ["scope", "commands", i], message, fix);
+      continue;
+    }
     // What is written out in full can do only what the reviewer reads.
     if (!RUNS_OTHERS.has(program) || !/[*<]|\.\.\.$/.test(command)) continue;
     const message = `scope.commands.${i} leaves arguments of ${program} open, which can run other programs`;

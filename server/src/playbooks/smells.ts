@@ -224,8 +224,9 @@ function checkScope(playbook: Playbook, report: Report): void {
         look(item, [...path, Array.isArray(value) ? Number(step) : step], Array.isArray(value) ? key : step);
       }
     } else if (typeof value === "string" && IDENTITY_KEY.test(key) && ADMIN_NAME.test(value)) {
-      const message = `${path.join(".")} is ${JSON.stringify(value)}, which sounds like a role that can do everything`;
-      report("GK005", path, message, "Make a role with only what the repair needs.");
+      const what = key === "user" ? "user" : "role";
+      const message = `${path.join(".")} is ${JSON.stringify(value)}, which sounds like a ${what} that can do everything`;
+      report("GK005", path, message, `Make a ${what} with only what the repair needs.`);
     } else if (typeof value === "string" && POWER_KEY.test(key) && EVERYTHING.test(value)) {
       const message = `${path.join(".")} is ${JSON.stringify(value)}, which gives everything or lets it be given`;
       report("GK005", path, message, "List what the repair needs.");

@@ -9,6 +9,13 @@ import { isKindsMap, type Placed, locate, mapTexts, readLine, readMap, readName,
 export interface KindChecks {
   parseConfig(input: unknown): Checked;
   parseScope(input: unknown): Checked;
+  /** For the plan of a change; without it any difference of a scope needs eyes. */
+  compareScopes?(before: JsonObject, after: JsonObject): readonly KindScopeChange[];
+}
+export interface KindScopeChange {
+  readonly key: string;
+  readonly effect: "same" | "narrower" | "wider" | "other";
+  readonly what: string;
 }
 export type Checked =
   | { ok: true; value: JsonObject }

@@ -19,6 +19,13 @@ export interface TargetKind {
   parseConfig(input: unknown): Parsed;
   /** Checks a playbook's `scope:` for this kind, the same way. */
   parseScope(input: unknown): Parsed;
+  /**
+   * Which way a scope went, for `glass playbook plan`: both as {@link parseScope} gave them. One change for each key that
+   * differs, also where it means the same. Sound: where no change is `wider` or `other`, all that is allowed after was
+   * allowed before; what cannot be proved, or takes too long, is `other`. Pure, bounded, never throws. Without it, any
+   * difference needs eyes.
+   */
+  compareScopes?(before: JsonObject, after: JsonObject): readonly ScopeChange[];
   /** What this kind can promise for that configuration; shown to approvers and stored with the lease. */
   promises(config: JsonObject): Promises;
   /** Lease work. */
@@ -47,6 +54,15 @@ export interface TargetKind {
 }
 
 export type Parsed = { ok: true; value: JsonObject } | { ok: false; problems: readonly Problem[] };
+
+/** What became of one key of a scope. */
+export interface ScopeChange {
+  /** Such as `sftp.read`; empty for the scope as a whole. */
+  readonly key: string;
+  readonly effect: "same" | "narrower" | "wider" | "other";
+  /** For a reviewer, on one line: what is new or gone, with an example where that helps. No secret. */
+  readonly what: string;
+}
 
 /** One mistake in a document. `path` leads to the value, as in zod, so that the loader can add line and column. */
 export interface Problem {
@@ -149,6 +165,11 @@ export interface LeaseSecrets {
  * number of times, and *absent is success* for `fence` and `revoke`. A rejected promise means "not known", never "done".
  */
 export interface LeaseDriver {
+  /**
+   * True where the target cannot tell, or end, a session that has done nothing yet: then the proof is asked only once the
+   * gateway has ended every session of the lease.
+   */
+  readonly cutsFirst?: boolean;
   /** Proves, with the configured login, that a lease could be minted *and revoked* here. Changes nothing. */
   preflight(config: JsonObject, scope: JsonObject | undefined, signal: AbortSignal): Promise<readonly Check[]>;
   /** Pure. */

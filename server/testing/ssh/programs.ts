@@ -94,7 +94,13 @@ export async function openWorkplace(): Promise<Workplace> {
   const children = new Set<ChildProcess>();
 
   const start = (program: string, args: readonly string[], options: ProgramOptions = {}): Running => {
-    const env = { PATH: process.env["PATH"] ?? "", HOME: home, LANG: "C.UTF-8", TERM: "xterm-256color", ...options.env };
+    const env = {
+      PATH: process.env["PATH"] ?? "",
+      HOME: home,
+      LANG: "C.UTF-8",
+      TERM: "xterm-256color",
+      ...options.env,
+    };
     const child = spawn(program, args, { env, cwd: options.cwd ?? folder });
     children.add(child);
     const out: Buffer[] = [];

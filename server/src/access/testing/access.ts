@@ -37,6 +37,8 @@ export interface TestTargetState {
   /** What each question for the proof was told of the last issue. */
   readonly lastIssues: (Date | undefined)[];
   down: boolean;
+  /** {@link LeaseDriver.cutsFirst}. */
+  cutsFirst: boolean;
   /** In place of an answer, from everything that asks the target; and from what issues. */
   failure: Error | undefined;
   issueFailure: Error | undefined;
@@ -120,7 +122,7 @@ export async function startTestAccess(cluster: SharedCluster, files: Files): Pro
     during: () => {},
   };
   const target: TestTargetState = {
-    ...{ live: new Set(), minted: [], issued: [], lastIssues: [], down: false },
+    ...{ live: new Set(), minted: [], issued: [], lastIssues: [], down: false, cutsFirst: false },
     ...{ failure: undefined, issueFailure: undefined },
   };
   const warnings: string[] = [];
@@ -237,6 +239,9 @@ function driverOf(target: TestTargetState): LeaseDriver {
   };
   const name = ({ lease }: JsonObject): string => (typeof lease === "string" ? lease : "");
   return {
+    get cutsFirst() {
+      return target.cutsFirst;
+    },
     preflight: () => Promise.resolve([]),
     plan: ({ lease }) => ({ lease }),
     mint: async (plan) => {
@@ -262,8 +267,8 @@ function driverOf(target: TestTargetState): LeaseDriver {
         ? { verdict: "alive", left: [name(plan)] }
         : { verdict: "dead", from: new Date(), evidence: [{ asked: "the role", answered: "absent" }] };
     },
-    list: () => Promise.resolve([]),
-    planForOrphan: (_config, { lease }) => ({ lease }),
+    list: () => Promise.resolve([...target.live].map((lease) => ({ name: `gk_test_${lease}`, lease }))),
+    planForOrphan: (config, { lease }) => ({ lease, config }),
     fingerprint: () => Promise.resolve({ lines: [] }),
   };
 }

@@ -322,8 +322,9 @@ function banner(text: string): Buffer {
 
 /** What everybody reads who is not let in: it must hold for a grant that never was. */
 const ADVICE =
-  "Glasskey does not let you in with this. The user name is the grant (ssh GRANT@…); its secret and its certificates\n" +
-  "end with it. See glass status GRANT, get a new one with glass connect GRANT, or break the glass again.";
+  "Glasskey does not let you in with this. The user's name is the grant: ssh GRANT@…\n" +
+  "Its secret and its certificates end with it. Is it open: glass status GRANT\n" +
+  "Its secret: glass connect GRANT --print. If it is over, break the glass again.";
 
 /** The policy of the gateway: the connect secret of a grant, or a certificate of the grant's own authority. */
 export function gatePolicy(

@@ -31,6 +31,8 @@ export interface FileQuestion {
   readonly path2?: string;
   /** The permission bits that are to be set. */
   readonly mode?: number;
+  /** Of `rename`, whether it is a folder; absent where that is not known. */
+  readonly folder?: boolean;
 }
 
 /**
@@ -99,7 +101,7 @@ export function authorize(question: Question, scope: SshScope): Verdict {
   switch (question.ask) {
     case "shell":
       if (scope.shell) return yes("shell");
-      return no("this grant has no shell", insteadOfShell(scope));
+      return no("this grant has no shell", nameCommand(scope));
     case "exec":
       return judgeCommand(question.command, scope);
     case "subsystem":
@@ -142,14 +144,22 @@ export function authorize(question: Question, scope: SshScope): Verdict {
 
 // ------------------------------------------------------------------------------------------------------- programs
 
-/** Whether the scope names that account's programs at all, for messages. */
+/** So many commands of a scope are named to a person who asked for another. */
+const COMMANDS_TOLD = 20;
+
+/** What the scope has instead, for messages. */
 function insteadOfShell({ commands, sftp }: SshScope): string {
-  const first = commands[0];
-  if (first !== undefined) {
-    const more = commands.length > 1 ? `, or one of ${commands.length - 1} more` : "";
-    return `It runs: ${first}${more}. Give the command on the line of ssh, after the host.`;
-  }
-  return sftp === undefined ? "Use a playbook that has it." : "It copies files: use sftp or scp.";
+  if (commands.length === 0)
+    return sftp === undefined ? "Use a playbook that has it." : "It copies files: use sftp or scp.";
+  const more = commands.length - COMMANDS_TOLD;
+  const told = commands.slice(0, COMMANDS_TOLD).map((command) => `\n  ${shown(command)}`);
+  return `It runs:${told.join("")}${more > 0 ? `\n  and ${more} more` : ""}`;
+}
+
+/** For somebody who gave no command at all. */
+function nameCommand(scope: SshScope): string {
+  const how = "Give a command behind the host, or glass connect GRANT -- COMMAND. ";
+  return `${scope.commands.length > 0 ? how : ""}${insteadOfShell(scope)}`;
 }
 
 function judgeCommand(command: string, scope: SshScope): Verdict {
@@ -181,7 +191,8 @@ function unreadable(line: CommandLine, scope: SshScope): Refused {
   return no(
     `the command is not run: ${why}`,
     scope.commands.length > 0
-      ? "Commands of this grant run without a shell: put what is meant as text into quotes of the host's side."
+      ? "Commands of this grant run without a shell: pipe and redirect on your own side.\n" +
+          "Quote text for the host as well: ssh … 'grep \"a|b\" FILE'"
       : insteadOfShell(scope),
   );
 }
@@ -207,8 +218,10 @@ function judgeScp(command: ScpCommand | undefined, scope: SshScope): Verdict {
   if (!itself && !files.matches(joinPath(path, "x"))) {
     return no(`${shown(path)} may not be ${toTarget ? "written" : "read"}`, `This grant: ${filesOf(scope)}.`);
   }
-  // What may not be written itself is a folder to write into, or nothing: scp -d makes sure.
-  const made = rebuildScp(command, path, toTarget && (command.folder || !itself || command.path.endsWith("/")));
+  // What may not be written itself is a folder to write into, or nothing: scp -d makes sure. Else the host says what it is,
+  // because into a folder the file goes by a name of its own.
+  const folder = toTarget && (command.folder || !itself || command.path.endsWith("/"));
+  const made = rebuildScp(command, path, folder, toTarget && !folder);
   return { ok: true, via: "exec", run: made.run, flow: { is: "scp", command: made, judged: true } };
 }
 
@@ -248,7 +261,7 @@ const DONE: Readonly<Record<FileOp, string>> = {
 /** setuid and setgid: whoever may write such a file would hand out the account, which may be root, to everybody. */
 const SET_ID = 0o6000;
 
-function judgeFile({ op, path, path2, mode }: FileQuestion, scope: SshScope): Verdict {
+function judgeFile({ op, path, path2, mode, folder }: FileQuestion, scope: SshScope): Verdict {
   if (mode !== undefined && (mode & SET_ID) !== 0) {
     return no(`${shown(path)} may not become setuid or setgid`, "No playbook can allow it; do it in a shell.");
   }
@@ -277,8 +290,14 @@ function judgeFile({ op, path, path2, mode }: FileQuestion, scope: SshScope): Ve
     case "rename":
       if (!write.matches(path)) return refuse(path);
       if (path2 === undefined || !write.matches(path2)) return refuse(path2 ?? "");
-      // A new name must not make readable what was not.
-      return read.matches(path2) && !read.matches(path) ? refuse(path2) : yes("sftp");
+      // A new name must not make readable what was not, and a folder's not what is in it.
+      if (read.matches(path2) && !read.matches(path)) return refuse(path2);
+      if (folder === false || [read, write].every((globs) => globs.below(path2).isSubsetOf(globs.below(path))))
+        return yes("sftp");
+      return no(
+        `the folder ${shown(path)} may not be renamed to ${shown(path2)}: more of what is in it could be read or written there`,
+        `This grant: ${filesOf(scope)}.`,
+      );
     case "link":
       if (!write.matches(path)) return refuse(path);
       if (path2 === undefined || !write.matches(path2)) return refuse(path2 ?? "");

@@ -1,3 +1,4 @@
+import { giveBack } from "./give-back.ts";
 import { DISCONNECT, SshError, type Channel, type ChannelHandlers, type Request, type Stream } from "./types.ts";
 import { Writer } from "./wire.ts";
 
@@ -208,6 +209,7 @@ export class SshChannel implements Channel {
     }
     if (first.start === first.end) {
       this.#queue.shift();
+      giveBack(first.bytes);
       for (const sent of first.sent) this.#mux.guard(sent);
       if (this.#queue.length === 0) this.#mux.guard(() => this.#handlers.onDrain?.());
     }
@@ -322,7 +324,7 @@ export class SshChannel implements Channel {
     if (packets > 0) this.#mux.waiting(-packets);
     this.#unreturned += done;
     const { packetBytes, windowBytes } = this.#numbers;
-    const step = Math.min(STEP_PACKETS * packetBytes, Math.ceil(windowBytes / 2));
+    const step = Math.min(Math.max(STEP_PACKETS * packetBytes, windowBytes / 8), Math.ceil(windowBytes / 2));
     if (this.#unreturned < step || this.#received !== "nothing" || this.#sent === "close") return;
     this.#room += this.#unreturned;
     this.#mux.send(this.#message(MESSAGE.windowAdjust).uint32(this.#unreturned).done());
@@ -352,13 +354,14 @@ export class SshChannel implements Channel {
     if (owed !== undefined) this.#owed.push(owed);
     if (this.#owed.length > MAX_UNANSWERED) throw violation("more requests on a channel than can be answered");
     this.#unhandled += 1;
-    this.#unhandledBytes += data.length;
+    const bytes = data.length; // `data` is gone by the time of the answer
+    this.#unhandledBytes += bytes;
     if (this.#unhandled > MAX_UNHANDLED || this.#unhandledBytes > MAX_UNHANDLED_BYTES) {
       throw violation("more requests on a channel than can be dealt with");
     }
     const settled = (ok: boolean): void => {
       this.#unhandled -= 1;
-      this.#unhandledBytes -= data.length;
+      this.#unhandledBytes -= bytes;
       if (owed !== undefined) this.#answer(owed, ok);
     };
     if (this.#leftAlone) return settled(false);

@@ -7,6 +7,7 @@ import {
   type CipherGCMTypes,
   type KeyObject,
 } from "node:crypto";
+import { giveBack } from "./give-back.ts";
 import { DISCONNECT, SshError } from "./types.ts";
 
 /**
@@ -112,6 +113,7 @@ export function createSealer(cipher: string, mac: string, keys: DirectionKeys): 
         length.copy(out, at);
         const body = aes.update(packet.subarray(4));
         body.copy(out, at + 4);
+        giveBack(body);
         aes.final();
         return at + packet.length + aes.getAuthTag().copy(out, at + packet.length);
       },
@@ -123,7 +125,9 @@ export function createSealer(cipher: string, mac: string, keys: DirectionKeys): 
     ...{ blockBytes: BLOCK_BYTES, padsLength: false, tagBytes: tag.bytes },
     seal(sequence, packet, out, at) {
       packet.copy(out, at, 0, 4);
-      aes.update(packet.subarray(4)).copy(out, at + 4);
+      const body = aes.update(packet.subarray(4));
+      body.copy(out, at + 4);
+      giveBack(body);
       const end = at + packet.length;
       return end + tag.of(sequence, out.subarray(at, end)).copy(out, end);
     },

@@ -19,6 +19,8 @@ export interface ScpCommand {
   readonly preserve: boolean;
   /** -d: the path has to be a folder. */
   readonly folder: boolean;
+  /** The command first says, in one byte, whether the path is a folder: `D`, else `F`. */
+  readonly tells: boolean;
   /** Built anew from the above, for a POSIX shell. */
   readonly run: string;
 }
@@ -71,14 +73,24 @@ function parseScp(argv: readonly string[]): ScpCommand | undefined {
   return rebuildScp(asked, path === "" ? "." : path, flags.d);
 }
 
-/** The same with another path. */
+/**
+ * The same with another path.
+ * @param tells whether it is to say first what the path is. A folder that is found then has to be one still (-d).
+ */
 export function rebuildScp(
   asked: Pick<ScpCommand, "direction" | "recursive" | "preserve">,
   path: string,
   folder: boolean,
+  tells = false,
 ): ScpCommand {
   const { direction, recursive, preserve } = asked;
-  const flags = [recursive && "-r", preserve && "-p", folder && "-d", direction === "toTarget" ? "-t" : "-f"];
-  const run = ["scp", ...flags.filter((flag) => flag !== false), "--", quoteCommand([path])].join(" ");
-  return { direction, recursive, preserve, path, folder, run };
+  const quoted = quoteCommand([path]);
+  const scp = (into: boolean): string => {
+    const flags = [recursive && "-r", preserve && "-p", into && "-d", direction === "toTarget" ? "-t" : "-f"];
+    return ["scp", ...flags.filter((flag) => flag !== false), "--", quoted].join(" ");
+  };
+  const run = tells
+    ? `if [ -d ${quoted} ]; then printf D; exec ${scp(true)}; else printf F; exec ${scp(false)}; fi`
+    : scp(folder);
+  return { direction, recursive, preserve, path, folder, tells, run };
 }

@@ -69,6 +69,9 @@ const PLAIN_PATH = /^(?:\/[A-Za-z0-9_@%+=:,.-]+)+$/;
 const LEASE = /^gk_[0-9a-hjkmnp-tv-z]{6}_[0-9a-hjkmnp-tv-z]{12}$/;
 const INSTALL = /^[0-9a-hjkmnp-tv-z]{6}$/;
 
+/** Said of a session's user or principal that is Glasskey's own. */
+export const OWN_LOGIN = "this is Glasskey's own login on the host, and nobody else's";
+
 const host = z.string().regex(/^[A-Za-z0-9]([A-Za-z0-9._:-]{0,251}[A-Za-z0-9])?$|^::1?$/, {
   message: "write a host name or an IP address",
 });
@@ -146,6 +149,9 @@ export function parseConfig(input: unknown): Parsed {
   if (!parsed.success) return { ok: false, problems: parsed.error.issues.flatMap(problemsOf) };
   const { control, ...rest } = parsed.data;
   const own = control === null ? null : { ...control, principal: control.principal ?? control.user };
+  if (own !== null && own.user !== "root" && rest.principal === own.principal) {
+    return { ok: false, problems: [{ path: ["principal"], message: OWN_LOGIN }] };
+  }
   return { ok: true, value: { ...rest, control: own } };
 }
 
@@ -196,6 +202,11 @@ export function leaseName(install: string, lease: string): string {
 
 export function isLeaseName(text: string): boolean {
   return LEASE.test(text);
+}
+
+/** Whether a session as this user would speak with Glasskey's own script on the host, which may end anybody's lease. */
+export function isControlLogin({ control }: Pick<SshConfig, "control">, user: string): boolean {
+  return control !== null && control.user !== "root" && control.user === user;
 }
 
 export function isInstall(text: string): boolean {

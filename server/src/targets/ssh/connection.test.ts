@@ -378,6 +378,30 @@ describe("the end of a connection", () => {
     channels[0]?.abort();
   });
 
+  test("a farewell's disconnect waits until the peer has taken what came before it, and what it sends meanwhile is thrown away", async () => {
+    const { say, sent, ended, state, far, connection } = await attacked();
+    void connection.request("keepalive@openssh.com", true, NONE);
+    connection.farewell(DISCONNECT.byApplication, "bye");
+    expect(sent.slice(-2).map((payload) => payload[0])).toEqual([MESSAGE.globalRequest, MESSAGE.globalRequest]);
+    expect([ended, far.heard.events.at(-1), state.disconnected]).toEqual([[undefined], "close", undefined]);
+    const heard = far.heard.events.length;
+    const before = sent.length;
+    say(to(94).string("late").done()); // data
+    say(openMessage(6));
+    say(w(82).done()); // the answer to the question before
+    expect([far.heard.events.length, sent.length, state.disconnected]).toEqual([heard, before, undefined]);
+    say(w(82).done());
+    expect(state.disconnected).toEqual({ reason: DISCONNECT.byApplication, text: "bye" });
+    say(w(82).done());
+  });
+
+  test("a peer that never takes the last words is cut all the same", async () => {
+    const { state, connection } = await attacked();
+    connection.farewell(DISCONNECT.byApplication, "bye");
+    expect(state.disconnected).toBeUndefined();
+    await expect.poll(() => state.disconnected, { timeout: 30_000 }).toEqual({ reason: 11, text: "bye" });
+  });
+
   test("a channel that is accepted after the end hears of the end, and sends nothing", async () => {
     let accept: Accept | undefined;
     const pair = transportPair();

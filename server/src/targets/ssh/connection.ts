@@ -49,6 +49,9 @@ const MAX_UNANSWERED = 64;
 /** Answers to a peer that does not read them may grow to this; then nothing more is read from it. */
 const MAX_REPLY_BYTES = 1024 * 1024;
 
+/** How long a peer may take to read the last words. */
+const FAREWELL_MS = 500;
+
 /** Global requests that are about the connection itself, answered here. */
 const KEEPALIVE = "keepalive@openssh.com";
 const NO_MORE_SESSIONS = "no-more-sessions@openssh.com";
@@ -88,19 +91,30 @@ export function createConnection(
   const ready: SshChannel[] = [];
   let nextId = 0;
   let blocked = false;
+  let flooded = false; // answers wait that the peer does not read
+  let heldBack = false; // somebody asked for it
   let paused = false;
   let turning = false;
   let sessionsOver = false;
   let waiting = 0;
   let over: { readonly error: SshError | undefined } | undefined;
+  /** Over, but for the disconnect, which waits behind that many answers. */
+  let leaving: { owed: number; readonly go: () => void } | undefined;
 
   const send = (...payload: readonly Uint8Array[]): void => {
     if (over !== undefined) return;
     if (!transport.send(...payload)) blocked = true;
-    if (!paused && transport.pendingBytes > MAX_REPLY_BYTES) {
-      paused = true;
-      transport.pause();
+    if (!flooded && transport.pendingBytes > MAX_REPLY_BYTES) {
+      flooded = true;
+      pace();
     }
+  };
+
+  const pace = (): void => {
+    const before = paused;
+    paused = flooded || heldBack;
+    if (paused && !before) transport.pause();
+    else if (before && !paused) transport.resume();
   };
 
   /** One packet of each channel that wants to send, in turn, until the socket has enough. */
@@ -136,6 +150,7 @@ export function createConnection(
   const fail = (error: unknown): void => {
     if (over !== undefined) return;
     // What is no violation of the peer's is a defect here, whose words are not for the peer.
+    if (!(error instanceof SshError)) handlers.onDefect?.(error);
     const known =
       error instanceof SshError ? error : new SshError(DISCONNECT.byApplication, "internal error", { cause: error });
     transport.disconnect(known.reason, known.message);
@@ -383,14 +398,16 @@ export function createConnection(
 
   takeOver(transport, {
     onPacket(payload) {
-      if (over === undefined) guard(() => dispatch(payload));
+      if (over === undefined) return guard(() => dispatch(payload));
+      if (payload[0] !== MESSAGE.requestSuccess && payload[0] !== MESSAGE.requestFailure) return;
+      if (leaving === undefined) return;
+      leaving.owed -= 1;
+      if (leaving.owed === 0) leaving.go();
     },
     onDrain() {
       blocked = false;
-      if (paused) {
-        paused = false;
-        transport.resume();
-      }
+      flooded = false;
+      pace();
       takeTurns();
     },
     onClose: end,
@@ -423,10 +440,29 @@ export function createConnection(
       asked.push(resolve);
       return promise;
     },
+    hold(on) {
+      heldBack = on;
+      if (over === undefined) pace();
+    },
     disconnect(reason, text) {
       if (over !== undefined) return;
       transport.disconnect(reason, text);
       end(undefined);
+    },
+    farewell(reason, text) {
+      if (over !== undefined) return;
+      const owed = asked.length + 1;
+      // Packets are taken in order, so an answer to any question says that all before it were.
+      send(new Writer().byte(MESSAGE.globalRequest).string(KEEPALIVE).boolean(true).done());
+      end(undefined);
+      const go = (): void => {
+        clearTimeout(timer);
+        leaving = undefined;
+        transport.disconnect(reason, text);
+      };
+      const timer = setTimeout(go, FAREWELL_MS);
+      leaving = { owed, go };
+      if (paused) transport.resume();
     },
     destroy() {
       transport.destroy();

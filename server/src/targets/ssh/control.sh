@@ -13,6 +13,9 @@ umask 077
 unset IFS ENV CDPATH 2>/dev/null || :
 
 VERSION=1
+NEWLINE='
+'
+BLIND='processes cannot be looked into here, so nothing about them is known: all of them, and CAP_SYS_PTRACE, are needed'
 ID='[0-9a-hjkmnp-tv-z]'
 
 die() {
@@ -22,20 +25,36 @@ die() {
 
 # ---------------------------------------------------------------------------------------------------------- processes
 
-# Processes with the mark $1 in the environment they were started with.
+# Processes with the mark $1 in the environment they were started with. Fails unless every process could be looked into, but
+# for process 1: "none" must never mean "not seen". The last that is looked into is the one that looks, which must be found.
 marked() {
   set +f
-  grep -lsF -e "LC_GLASSKEY=$1" /proc/[0-9]*/environ | sed -n 's,^/proc/\([0-9][0-9]*\)/environ$,\1,p'
+  looked=$(printf '%s\n' /proc/[0-9]*/environ /proc/self/environ |
+    GLASSKEY_LOOKS="$$." xargs grep -lF -e "LC_GLASSKEY=$1" -e "GLASSKEY_LOOKS=$$." 2>&1)
   set -f
+  pids= all=
+  IFS=$NEWLINE
+  for line in $looked; do
+    case $line in
+      /proc/self/environ) all=yes ;;
+      /proc/*/environ) line=${line#/proc/} && pids="$pids${line%/environ}$NEWLINE" ;;
+      *' No such file or directory' | *' No such process' | *'/proc/1/environ: Permission denied') ;;
+      *) all=no && break ;;
+    esac
+  done
+  unset IFS
+  [ "$all" = yes ] || return 1
+  printf %s "$pids"
 }
 
-# `PID PPID STATE` of every process. The kernel escapes line ends in names, so no name can pass for a line.
+# `PID PPID STATE` of every process, and `all` at the end. The kernel escapes line ends in names, so no name can pass for a line.
 processes() {
   set +f
-  grep -sE '^(State|PPid):' /proc/[0-9]*/status |
+  printf '%s\n' /proc/[0-9]*/status /proc/self/status | xargs grep -sE '^(State|PPid):' |
     sed -n -e 's,^/proc/\([0-9]*\)/status:State:[[:space:]]*\(.\).*$,\1 S \2,p' \
-      -e 's,^/proc/\([0-9]*\)/status:PPid:[[:space:]]*\([0-9]*\)$,\1 P \2,p' |
-    awk '$2 == "S" { state[$1] = $3 } $2 == "P" { print $1, $3, state[$1] }'
+      -e 's,^/proc/\([0-9]*\)/status:PPid:[[:space:]]*\([0-9]*\)$,\1 P \2,p' \
+      -e 's,^/proc/self/status:PPid:.*$,all,p' |
+    awk '$2 == "S" { state[$1] = $3 } $2 == "P" { print $1, $3, state[$1] } $1 == "all"'
   set -f
 }
 
@@ -45,16 +64,20 @@ own() {
   while [ "${pid:-0}" -gt 0 ] && [ "$depth" -lt 64 ]; do
     printf '%s ' "$pid"
     pid=$(sed -n 's/^PPid:[[:space:]]*\([0-9]*\)$/\1/p' "/proc/$pid/status" 2>/dev/null)
+    [ -n "$pid" ] || return 1
     depth=$((depth + 1))
   done
 }
 
 # Everything of lease $1: what bears its mark, the process of sshd that started it, and all that descends from these.
-# Without zombies, process 1, this script's own line of ancestors, and what it runs itself.
+# Without zombies, process 1, this script's own line of ancestors, and what it runs itself. An ancestor hands nothing down:
+# where a session started the sshd that listens, it bears the mark, and everybody's logins descend from it.
 ofLease() {
-  roots=$(marked "$1")
+  roots=$(marked "$1") || return 1
   [ -n "$roots" ] || return 0
   table=$(processes)
+  case $table in *"${NEWLINE}all") ;; *) return 1 ;; esac
+  above=$(own) || return 1
   doors=
   for parent in $(printf '%s\n' "$table" | awk -v roots="$(echo $roots)" '
       BEGIN { n = split(roots, r, " "); for (i = 1; i <= n; i++) want[r[i]] = 1 }
@@ -63,11 +86,12 @@ ofLease() {
       */sshd | */sshd-session | */sshd\ \(deleted\) | */sshd-session\ \(deleted\)) doors="$doors $parent" ;;
     esac
   done
-  printf '%s\n' "$table" | awk -v roots="$(echo $roots $doors)" -v own="$(own)" -v self="$$" '
+  printf '%s\n' "$table" | awk -v roots="$(echo $roots $doors)" -v own="$above" -v self="$$" '
     BEGIN {
       n = split(roots, r, " "); for (i = 1; i <= n; i++) mine[r[i]] = 1
       n = split(own, o, " "); for (i = 1; i <= n; i++) spare[o[i]] = 1
       spare[1] = 1
+      for (p in spare) delete mine[p]
     }
     { parent[$1] = $2; state[$1] = $3 }
     END {
@@ -88,7 +112,7 @@ ofLease() {
 endLease() {
   round=0
   while [ "$round" -lt 12 ]; do
-    found=$(ofLease "$1")
+    found=$(ofLease "$1") || die "$BLIND"
     [ -n "$found" ] || return 0
     stopped=' '
     freeze=0
@@ -100,7 +124,7 @@ endLease() {
       [ -n "$fresh" ] || break
       kill -STOP $fresh 2>/dev/null
       stopped="$stopped${fresh# } "
-      found=$(ofLease "$1")
+      found=$(ofLease "$1") || die "$BLIND"
       freeze=$((freeze + 1))
     done
     for pid in $stopped; do
@@ -113,13 +137,27 @@ endLease() {
 }
 
 left() {
-  for pid in $(ofLease "$1" | sort -n | head -n 20); do
+  found=$(ofLease "$1") || die "$BLIND"
+  for pid in $(printf '%s\n' "$found" | sort -n | head -n 20); do
     name=$(tr -cd 'A-Za-z0-9_.-' <"/proc/$pid/comm" 2>/dev/null)
     printf 'left %s %s\n' "$pid" "${name:-unknown}"
   done
 }
 
 # ----------------------------------------------------------------------------------------------------- revoked key ids
+
+# Whether root alone decides what is in the folder of $1 and in what it is in: otherwise somebody could put a link there, and
+# have root write where that leads.
+rootsOwn() {
+  folder=$(cd "${1%/*}/" 2>/dev/null && pwd -P) || return 1
+  while :; do
+    set -- $(ls -ldn "$folder/" 2>/dev/null)
+    [ "${3:-}" = 0 ] || return 1
+    case $1 in ?????w????* | ????????w?*) case $1 in ?????????[tT]*) ;; *) return 1 ;; esac ;; esac
+    [ -n "$folder" ] && [ "$folder" != / ] || return 0
+    folder=${folder%/*}
+  done
+}
 
 # One at a time, also between installations of Glasskey: the lock goes with this process.
 lock() {
@@ -131,6 +169,7 @@ lock() {
 # certificates, which are valid for a minute, are long gone. What an administrator had in the file before is kept (.base).
 fence() {
   [ -f "$2" ] || die "there is no file $2"
+  rootsOwn "$2" || die "somebody else than root can write where $2 is"
   lock "$2"
   work=$(mktemp -d "$2.XXXXXX") || die "cannot write beside $2"
   trap 'rm -rf "$work"' EXIT
@@ -157,6 +196,7 @@ fence() {
     update=-u
   done <"$work/authorities"
   chmod 644 "$work/krl" && mv -f "$work/list" "$2.list" && mv -f "$work/krl" "$2" || die "cannot write $2"
+  exec 9>&- # nobody's fence waits until this lease's processes have ended
 }
 
 # Whether the file $1 has the certificate $2 $3 revoked.
@@ -177,10 +217,10 @@ hello() {
   printf 'uid %s\n' "$(id -u)"
   set -- "$1" ${SSH_CONNECTION:-}
   printf 'client %s\n' "${2:-unknown}"
-  for tool in awk grep sed flock ssh-keygen mktemp sha256sum; do
+  for tool in awk grep sed xargs flock ssh-keygen mktemp sha256sum; do
     command -v "$tool" >/dev/null 2>&1 || printf 'missing %s\n' "$tool"
   done
-  grep -qs . /proc/self/environ || echo 'missing /proc'
+  marked none >/dev/null || echo 'missing CAP_SYS_PTRACE, to look into all processes'
   if [ "$1" != - ]; then
     if id -u "$1" >/dev/null 2>&1; then echo 'user yes'; else echo 'user no'; fi
   fi
@@ -188,7 +228,8 @@ hello() {
 
 # Leases of installation $1 that something on this host bears the mark of.
 list() {
-  files=$(marked "gk_$1_" | head -n 2000 | sed 's,.*,/proc/&/environ,')
+  found=$(marked "gk_$1_") || die "$BLIND"
+  files=$(printf '%s\n' "$found" | head -n 2000 | sed -n 's,..*,/proc/&/environ,p')
   [ -n "$files" ] || return 0
   cat $files 2>/dev/null | tr '\000' '\n' | grep -E "^LC_GLASSKEY=gk_$1_$ID{12}\$" | sort -u | head -n 200 |
     sed 's/^LC_GLASSKEY=/lease /'
@@ -274,7 +315,7 @@ main() {
   [ -z "${2:-}" ] || SSH_CONNECTION=$2
   request=${request#"sh -s -- '"}
   request=${request%"'"}
-  [ "${#request}" -le 16384 ] || die 'the request is too long'
+  [ "$(printf %s "$request" | wc -c)" -le 16384 ] || die 'the request is too long'
   case $request in *[!A-Za-z0-9_/.:,@%+=\ -]*) die 'the request has characters that none has' ;; esac
   set -- $request
   [ "${1:-}" = glasskey-control ] || die 'this login is for Glasskey alone'

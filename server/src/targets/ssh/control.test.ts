@@ -1,6 +1,16 @@
-import { execFileSync, spawn, type ChildProcess } from "node:child_process";
+import { execFileSync, spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
@@ -307,6 +317,61 @@ describe.skipIf(skip)("the control script against hostile hosts and hostile requ
     expect(
       valuesOf(ask(["confirm", lease, "/none/krl", ...certificateOf(lease)], "/bin/sh", environment), "left"),
     ).toEqual([]);
+  });
+
+  test("an sshd that a session started is an ancestor of the script: whoever else is logged in by it is left alone", async () => {
+    const [asked, out] = [join(dir, "asked"), join(dir, "answered")];
+    writeFileSync(asked, CONTROL_SCRIPT);
+    const command = controlCommand(["revoke", lease, spare(), ...words(authority.blob)]);
+    const child = await start(
+      lease,
+      `env -i sleep 1011 & echo $! >${out}.other; ${command} <${asked} >${out}; mv ${out} ${out}.whole; exec sleep 1012`,
+    );
+    await eventually(() => existsSync(`${out}.whole`));
+    expect(parseAnswer("revoke", readFileSync(`${out}.whole`, "latin1"), "").lines).toEqual([]);
+    expect(alive(child.pid ?? 0)).toBe(true);
+    expect(alive(Number(readFileSync(`${out}.other`, "utf8")))).toBe(true);
+  });
+
+  test("where processes of others cannot be looked into, as in a container without ptrace, nothing is proved", () => {
+    const blind = (request: readonly string[]): string => {
+      const args = ["--bounding-set=-all", "--", "/bin/sh", "-c", controlCommand(request)];
+      const env = { PATH: "/usr/bin:/bin" };
+      return spawnSync("setpriv", args, { input: CONTROL_SCRIPT, env, encoding: "latin1" }).stdout;
+    };
+    const nobody = spawn("/bin/sleep", ["1013"], { uid: 65_534, env: { LC_GLASSKEY: lease }, detached: true });
+    started.push(nobody);
+    expect(() => parseAnswer("confirm", blind(["confirm", lease, spare(), ...certificateOf(lease)]), "")).toThrow(
+      "cannot be looked into",
+    );
+    expect(() => parseAnswer("revoke", blind(["revoke", lease, spare(), ...words(authority.blob)]), "")).toThrow(
+      "cannot be looked into",
+    );
+    expect(() => parseAnswer("list", blind(["list", install]), "")).toThrow("cannot be looked into");
+    expect(valuesOf(parseAnswer("hello", blind(["hello", "-"]), ""), "missing")).toEqual([
+      "CAP_SYS_PTRACE, to look into all processes",
+    ]);
+    // The fence holds all the same.
+    expect(valuesOf(ask(["confirm", lease, spare(), ...certificateOf(lease)]), "revoked")).toEqual(["yes"]);
+  });
+
+  test("a list that somebody else than root could put a link in the place of is not written", () => {
+    const theirs = join(dir, "theirs");
+    mkdirSync(theirs, { mode: 0o755 });
+    const [krl, prey] = [join(theirs, "krl"), join(dir, "prey")];
+    writeFileSync(krl, "something\n");
+    symlinkSync(prey, `${krl}.base`);
+    chownSync(theirs, 65_534, 65_534);
+    expect(() => ask(["fence", lease, krl, ...words(authority.blob)])).toThrow("somebody else than root");
+    expect(existsSync(prey)).toBe(false);
+    chownSync(theirs, 0, 0);
+    chmodSync(theirs, 0o777);
+    expect(() => ask(["fence", lease, krl, ...words(authority.blob)])).toThrow("somebody else than root");
+    mkdirSync(join(theirs, "below"), { mode: 0o755 });
+    writeFileSync(join(theirs, "below", "krl"), "");
+    expect(() => ask(["fence", lease, join(theirs, "below", "krl"), ...words(authority.blob)])).toThrow(
+      "somebody else than root",
+    );
   });
 
   test("a process that took off its mark and left its parents is not found", async () => {

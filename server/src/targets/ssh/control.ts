@@ -109,13 +109,16 @@ export function parseAnswer(verb: string, stdout: string, stderr: string): Answe
       return { now, lines };
     }
     if (word === "error")
-      throw new GlassError("target_unfit", `the control script on the host: ${printable(value, 200)}`);
+      throw new GlassError("target_unfit", `the control script on the host: ${printable(value, 200)}`, {
+        next: "`glass target setup NAME` has what belongs on the host.",
+      });
     if (word === "now" && now === undefined && /^\d{9,12}$/.test(value)) now = new Date(Number(value) * 1000);
     else if (word !== "") lines.push({ word, value });
   }
   throw new GlassError(
     "target_unreachable",
     `the control script on the host ended early: ${printable(stderr.trim(), 200) || "no reason given"}`,
+    { next: "Look at sshd's log there; `glass target check` asks again." },
   );
 }
 

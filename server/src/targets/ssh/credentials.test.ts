@@ -15,6 +15,7 @@ import { hostSetup } from "./host-setup.ts";
 import { signerFromSeed, publicKeyLine } from "./keys.ts";
 import { createLanes } from "./lanes.ts";
 import { sourceAddresses } from "./route.ts";
+import { run } from "./run.ts";
 
 const tools = testTools("ab12cd", () => ({}));
 const secrets = { derive: tools.derive };
@@ -270,7 +271,7 @@ describe.skipIf(missingHost() !== undefined)("target check names the line that i
     expect(await check(one, {})).toMatchObject([
       {
         check: "login",
-        fix: expect.stringContaining(`TrustedUserCAKeys in sshd_config names: ${authorityLine(tools)}`),
+        fix: expect.stringContaining(`TrustedUserCAKeys in sshd_config names:\n${authorityLine(tools)}\n`),
       },
     ]);
     expect(await check(one, { control })).toMatchObject([{ check: "control login" }, { check: "login" }]);
@@ -297,6 +298,12 @@ describe.skipIf(missingHost() !== undefined)("target check names the line that i
       code: "target_unfit",
       next: expect.stringContaining("RevokedKeys"),
     });
+    one.shell("rm /etc/ssh/glasskey_revoked_keys");
+    expect((await check(one, { control }))[0]).toMatchObject({
+      check: "revoked keys",
+      detail: expect.stringContaining("there is no file /etc/ssh/glasskey_revoked_keys"),
+      fix: expect.stringContaining("install -m 0644 /dev/null /etc/ssh/glasskey_revoked_keys"),
+    });
   });
 
   test("a control login that is not root, or whose script is another", async () => {
@@ -311,6 +318,74 @@ describe.skipIf(missingHost() !== undefined)("target check names the line that i
       detail: expect.stringContaining("another version"),
       fix: expect.stringContaining("glass target setup"),
     });
+  });
+
+  test("Glasskey's own login is no playbook's user: its sessions would speak with the script that ends leases", async () => {
+    const control = { user: "glasskey" };
+    const one = await prepared(() => {}, control);
+    const asked = { ...scope, user: "glasskey" };
+    expect(await check(one, { control }, asked)).toMatchObject([
+      { check: "login", detail: expect.stringContaining("own login"), fix: expect.stringContaining("another user") },
+    ]);
+    const driver = createDriver(tools);
+    const plan = planFor(driver, config({ ...pinned(one.hostKey, one.port), control }), asked);
+    await expect(driver.mint(plan, secrets, signal)).rejects.toMatchObject({ code: "target_unfit" });
+    const same = { host: "h", ...pinned(one.hostKey, 22), control };
+    expect(parseConfig({ ...same, principal: "glasskey" })).toMatchObject({
+      ok: false,
+      problems: [{ path: ["principal"] }],
+    });
+    expect(parseConfig({ ...same, principal: "root", control: { user: "root" } })).toMatchObject({ ok: true });
+  });
+
+  test("a connection that has run nothing is not found on the host, so the proof waits for the gateway's cut", async () => {
+    const control = { user: "glasskey" };
+    const one = await prepared(() => {}, control);
+    const driver = createDriver(tools);
+    const plan = planFor(driver, config({ ...pinned(one.hostKey, one.port), control }), scope);
+    const to = { session: newId("session"), at: new Date(), endsAt: new Date(Date.now() + 60_000) };
+    const { connection } = await dial(planOf(plan), credentialSigner(await driver.issue(plan, secrets, to)), signal);
+    try {
+      await driver.fence(plan, signal);
+      await driver.revoke(plan, signal);
+      expect(await driver.confirm(plan, secrets, signal)).toMatchObject({ verdict: "dead" });
+      const { stdout } = await run(connection, "id -un", { limitBytes: 1_000, signal });
+      expect(stdout.toString()).toBe("deploy\n"); // the limit, as docs/ssh-target.md tells it
+      expect(driver.cutsFirst).toBe(true);
+    } finally {
+      connection.destroy();
+    }
+  });
+
+  test("a host that lies about its time and answers without end dates no proof, and fills no store", async () => {
+    const control = { user: "glasskey" };
+    const one = await prepared(
+      (at) =>
+        at.shell(`cat >/usr/local/lib/glasskey/control <<'END'
+#!/bin/sh
+set -- $1
+verb=$(echo "$*" | sed 's/.*glasskey-control 1 \\([a-z]*\\).*/\\1/')
+printf 'glasskey-control 1\\nnow 999999999999\\n'
+case $verb in
+  confirm) [ -e /etc/quiet ] || yes "left 1 $(head -c 400 /dev/zero | tr '\\0' x)" | head -n 2000; echo 'revoked yes' ;;
+  list) for n in $(seq -w 1 9000); do echo "lease gk_ab12cd_00000000$n"; done ;;
+esac
+echo "done $verb"
+END`),
+      control,
+    );
+    const driver = createDriver(tools);
+    const of = config({ ...pinned(one.hostKey, one.port), control });
+    const found = await driver.list(of, "ab12cd", signal);
+    expect(found.length).toBe(200);
+    const orphan = driver.planForOrphan(of, { name: "gk_ab12cd_000000000001", lease: "ls_000000000001" });
+    const proof = await driver.confirm(orphan, secrets, signal);
+    expect(proof.verdict).toBe("alive");
+    expect(JSON.stringify(proof).length).toBeLessThan(4_000);
+    one.shell("touch /etc/quiet");
+    const dead = await driver.confirm(orphan, secrets, signal);
+    expect(dead).toMatchObject({ verdict: "dead" });
+    expect(dead.verdict === "dead" ? dead.from.getTime() : Infinity).toBeLessThanOrEqual(Date.now());
   });
 
   test("a host that nobody listens on", async () => {

@@ -6,9 +6,11 @@ import {
   CERTIFICATE_MS,
   configOf,
   createPlan,
+  isControlLogin,
   isInstall,
   isLeaseName,
   orphanPlan,
+  OWN_LOGIN,
   planOf,
   type SshPlan,
 } from "./config.ts";
@@ -23,6 +25,8 @@ import { sourceAddresses } from "./route.ts";
 const AT_ONCE = 3; // logins per target beside the sessions'
 const FENCES_AT_ONCE = 2; // of their own, so that a fence never waits for a slow fingerprint
 const LATE_MS = 2_000; // certificates count whole seconds
+const MAX_LEFT = 20; // as the script tells; a host that wishes us ill may tell more, and longer ones
+const MAX_LISTED = 200;
 
 /** What tests change. */
 export interface DriverOptions {
@@ -83,6 +87,7 @@ export function createDriver(tools: DriverTools, options: DriverOptions = {}): L
       });
     }
     const [type = "", blob = ""] = publicKeyLine(Buffer.from(leased.certificate, "base64")).split(" ");
+    const askedAt = new Date(); // by our clock: the host's may say anything
     const answer = await askControl(
       control,
       tools,
@@ -90,8 +95,8 @@ export function createDriver(tools: DriverTools, options: DriverOptions = {}): L
       ["confirm", plan.lease, control.control.revokedKeys, type, blob],
       signal,
     );
-    const left = valuesOf(answer, "left").map((process) => `process ${process}`);
-    if (left.length > 0) return { verdict: "alive", left };
+    const left = valuesOf(answer, "left").map((process) => `process ${process.slice(0, 80)}`);
+    if (left.length > 0) return { verdict: "alive", left: left.slice(0, MAX_LEFT) };
     if (valuesOf(answer, "revoked").join() !== "yes") {
       return {
         verdict: "alive",
@@ -100,12 +105,12 @@ export function createDriver(tools: DriverTools, options: DriverOptions = {}): L
     }
     return {
       verdict: "dead",
-      from: answer.now,
+      from: askedAt,
       evidence: [
         ...evidence,
         { asked: `a certificate of ${plan.lease} against ${control.control.revokedKeys}`, answered: "revoked" },
         {
-          asked: `processes of ${plan.lease} on the host: its mark, its connections, and all below them`,
+          asked: `processes of ${plan.lease} on the host: its mark, what started them by sshd, and all below them`,
           answered: "none",
         },
       ],
@@ -154,6 +159,8 @@ export function createDriver(tools: DriverTools, options: DriverOptions = {}): L
   }
 
   return {
+    cutsFirst: true, // a connection that has run nothing yet bears no mark, and may run something until the gateway cuts it
+
     async preflight(config, scope, signal) {
       return inspect(configOf(config), scope, { tools, lanes }, signal);
     },
@@ -166,6 +173,11 @@ export function createDriver(tools: DriverTools, options: DriverOptions = {}): L
       const plan = planOf(lease);
       if (plan.user === "") throw new GlassError("target_unfit", "an orphan's plan can only be revoked, not minted");
       const control = withControl(plan);
+      if (isControlLogin(plan, plan.user)) {
+        throw new GlassError("target_unfit", `${plan.user}: ${OWN_LOGIN}`, {
+          next: "Name another user in the playbook's scope.",
+        });
+      }
       if (control !== undefined) {
         const canary = `${plan.lease.slice(0, "gk_ab12cd_".length)}${CANARY}`;
         const request = ["fence", canary, control.control.revokedKeys, authorityType, authorityKey] as const;
@@ -242,7 +254,9 @@ export function createDriver(tools: DriverTools, options: DriverOptions = {}): L
       if (control === null) return []; // a lease leaves nothing on the host that could be found from outside
       const answer = await askControl({ ...target, control }, tools, lanes, ["list", install], signal);
       const names = valuesOf(answer, "lease").filter((name) => isLeaseName(name) && name.startsWith(`gk_${install}_`));
-      return [...new Set(names)].map((name) => ({ name, lease: `ls_${name.slice(`gk_${install}_`.length)}` }));
+      return [...new Set(names)]
+        .slice(0, MAX_LISTED)
+        .map((name) => ({ name, lease: `ls_${name.slice(`gk_${install}_`.length)}` }));
     },
 
     planForOrphan(config, orphan) {

@@ -45,6 +45,7 @@ const MAX_WAITING = 64;
 /** Of longer output nobody waits for the echo in, only what follows its last line feed is looked at. */
 const SKIP_BYTES = 4096;
 
+const KEY_BYTES = 32; // of AES-256
 const ZERO_IV = Buffer.alloc(16);
 const NO_KEY = Buffer.alloc(0);
 const CR = 13;
@@ -173,7 +174,7 @@ export function createEcho(options: EchoOptions): Echo {
       waiting = [];
       behindKey = false;
     }
-    const key = randomBytes(32);
+    const key = freshKey();
     const run: Run = {
       ...{ id: ++ids, key, cipher: createCipheriv("aes-256-ctr", key, ZERO_IV), sinceMs: now(), closed: false },
       ...{ bytes: 0, place: waiting.length === 0 ? { row, col } : undefined },
@@ -443,6 +444,19 @@ export function createEcho(options: EchoOptions): Echo {
       waiting = [];
     },
   };
+}
+
+/** Keys that are not in use yet: drawn one by one they were most of the cost of a run. */
+const drawn = { keys: NO_KEY, at: 0 };
+
+function freshKey(): Buffer {
+  if (drawn.at === drawn.keys.length) [drawn.keys, drawn.at] = [randomBytes(64 * KEY_BYTES), 0];
+  const source = drawn.keys.subarray(drawn.at, drawn.at + KEY_BYTES);
+  drawn.at += KEY_BYTES;
+  const key = Buffer.alloc(KEY_BYTES);
+  key.set(source);
+  source.fill(0);
+  return key;
 }
 
 /** The beginning or the end of a paste, as programs ask for it (bracketed paste, mode 2004). */

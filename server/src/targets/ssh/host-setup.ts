@@ -9,6 +9,7 @@ const SETTINGS = "/etc/ssh/sshd_config.d/50-glasskey.conf";
 const PRINCIPALS = "/etc/ssh/glasskey_principals";
 const SCRIPT = "/usr/local/lib/glasskey/control";
 const SUDOERS = "/etc/sudoers.d/glasskey";
+const SETUP = "/usr/local/lib/glasskey/setup";
 
 interface File {
   readonly title: string;
@@ -89,60 +90,83 @@ systemctl reload ssh 2>/dev/null || systemctl reload sshd 2>/dev/null || echo 'R
 `;
 
 function shell(files: readonly File[], control: Control | null): string {
-  const guards = [
-    guard("TrustedUserCAKeys", AUTHORITY, `append the line of ${AUTHORITY} to it and leave TrustedUserCAKeys out`),
-  ];
-  if (control !== null) {
-    guards.push(
-      guard(
-        "RevokedKeys",
-        control.revokedKeys,
-        "write its path as control.revokedKeys into the target file, and make this set-up again",
-      ),
-    );
-  }
   const writes = files.map(({ title, file, mode, text }) => {
     const folder = file.slice(0, file.lastIndexOf("/"));
-    return `# ${title}\nmkdir -p ${folder}\ncat >${file}.new <<'GLASSKEY-END'\n${text}GLASSKEY-END\nchmod ${mode} ${file}.new && mv ${file}.new ${file}\n`;
+    const write = `mkdir -p ${folder}\ncat >${file}.new <<'GLASSKEY-END'\n${text}GLASSKEY-END\nchmod ${mode} ${file}.new && mv ${file}.new ${file}\n`;
+    // Other authorities may stand beside ours by now.
+    return `# ${title}\n${file === AUTHORITY ? `if [ ! -s ${file} ]; then\n${write}fi\n` : write}`;
   });
   return `#!/bin/sh
 # Glasskey on this host, once, as root. Doing it again changes nothing.
-set -eu
-PATH=/usr/sbin:/usr/bin:/sbin:/bin
-umask 022
-${guards.join("")}${prepare(control)}${writes.join("")}${INCLUDE}${RELOAD}`;
+${guards(files, control)}${prepare(control)}${writes.join("")}${INCLUDE}${RELOAD}`;
 }
 
-/** sshd takes the first value of a setting: ours must not silently replace what the host has already. */
+/**
+ * Stops before anything is changed. sshd takes the first value of a setting, and ours must not silently replace what the host
+ * has already; nor may one Glasskey take away what another one, or this one before, has set up.
+ */
+function guards(files: readonly File[], control: Control | null): string {
+  const authority = files.find(({ file }) => file === AUTHORITY)?.text.trim() ?? "";
+  const whole = files.filter(({ file }) => [SETTINGS, PRINCIPALS, SUDOERS].includes(file));
+  const instead = `append the line of ${AUTHORITY} to it and leave TrustedUserCAKeys out`;
+  const again = "write its path as control.revokedKeys into the target file, and make this set-up again";
+  return `set -eu
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+umask 022
+mkdir -p /run/sshd # sshd -T wants it, also where sshd has not run yet
+stop() { echo "$1" >&2; exit 1; }
+settings=$(sshd -T 2>/dev/null) || settings=$(sshd -T -C user=root,host=localhost,addr=127.0.0.1) ||
+  stop 'sshd -T does not say what this host has already: mend that first.'
+${guard("TrustedUserCAKeys", AUTHORITY, instead)}${control === null ? "" : guard("RevokedKeys", control.revokedKeys, again)}if [ -s ${AUTHORITY} ] && ! grep -qxF ${quoted(authority)} ${AUTHORITY}; then
+  stop ${quoted(`${AUTHORITY} has another Glasskey's line. To let both in, append: ${authority}`)}
+fi
+${whole.map(unlessMore).join("")}`;
+}
+
 function guard(setting: string, own: string, instead: string): string {
-  const name = setting.toLowerCase();
-  return `had=$(sshd -T 2>/dev/null | sed -n 's/^${name} //p')
+  return `had=$(printf '%s\\n' "$settings" | sed -n 's/^${setting.toLowerCase()} //p')
 case "$had" in
   '' | none | ${own}) ;;
-  *) echo "This host has ${setting} $had already: ${instead}." >&2; exit 1 ;;
+  *) stop "This host has ${setting} $had already: ${instead}." ;;
 esac
 `;
 }
 
-function cloudInit(files: readonly File[], control: Control | null): string {
-  const written = files.map(
-    ({ file, mode, text }) => `  - path: ${file}\n    permissions: "${mode}"\n    content: |\n${indent(text, 6)}`,
-  );
-  return `#cloud-config
-write_files:
-${written.join("")}runcmd:
-  - |
-${indent(`set -eu\n${prepare(control)}${INCLUDE}${RELOAD}`, 4)}`;
+/** Stops where the file has a line that ours has not. */
+function unlessMore({ file, text }: File): string {
+  const lines = text.trimEnd().split("\n");
+  return `if [ -e ${file} ] && grep -qvxF ${lines.map((line) => `-e ${quoted(line)}`).join(" ")} ${file}; then
+  stop ${quoted(`${file} has lines that this set-up would take away. If nobody needs them, remove the file and do this again.`)}
+fi
+`;
 }
 
+function quoted(text: string): string {
+  return `'${text.replaceAll("'", String.raw`'\''`)}'`;
+}
+
+/** The shell text as a file, and a run of it: in a process of its own, whose end is not the end of the host's other `runcmd`. */
+function cloudInit(files: readonly File[], control: Control | null): string {
+  return `#cloud-config
+write_files:
+  - path: ${SETUP}
+    permissions: "0700"
+    content: |
+${indent(shell(files, control), 6)}runcmd:
+  - [sh, ${SETUP}]
+`;
+}
+
+/** Ansible takes what stands in two braces, or in one with % or #, for its own: nothing in these texts may. */
 function ansible(files: readonly File[], control: Control | null): string {
+  const script = (text: string): string => `      ansible.builtin.shell:\n        cmd: |\n${indent(text, 10)}`;
   const copies = files.map(
     ({ title, file, mode, text }) => `    - name: ${title}
       ansible.builtin.copy:
         dest: ${file}
         mode: "${mode}"
         content: |
-${indent(text, 10)}${file === SETTINGS ? "        validate: /usr/sbin/sshd -t -f %s\n" : ""}${file === SUDOERS ? "        validate: /usr/sbin/visudo -cf %s\n" : ""}${file === SETTINGS ? "      notify: Reload sshd\n" : ""}`,
+${indent(text, 10)}${file === AUTHORITY ? "        force: false\n" : ""}${file === SETTINGS ? "        validate: /usr/sbin/sshd -t -f %s\n" : ""}${file === SUDOERS ? "        validate: /usr/sbin/visudo -cf %s\n" : ""}${[SETTINGS, AUTHORITY].includes(file) ? "      notify: Reload sshd\n" : ""}`,
   );
   const folder = files.some(({ file }) => file === SCRIPT)
     ? '    - name: Folder of the control script\n      ansible.builtin.file: { path: /usr/local/lib/glasskey, state: directory, mode: "0755" }\n'
@@ -150,17 +174,18 @@ ${indent(text, 10)}${file === SETTINGS ? "        validate: /usr/sbin/sshd -t -f
   const first =
     control === null
       ? ""
-      : `    - name: The control login, and its list of revoked keys\n      ansible.builtin.shell: |\n${indent(prepare(control), 8)}      changed_when: false\n`;
+      : `    - name: The control login, and its list of revoked keys\n${script(prepare(control))}      changed_when: false\n`;
   return `- hosts: all
   become: true
   tasks:
+    - name: Nothing that the host has already is replaced
+${script(guards(files, control))}      changed_when: false
+      check_mode: false
 ${first}${folder}${copies.join("")}    - name: Settings are read from sshd_config.d
-      ansible.builtin.shell: |
-${indent(INCLUDE, 8)}      changed_when: false
+${script(INCLUDE)}      changed_when: false
   handlers:
     - name: Reload sshd
-      ansible.builtin.shell: |
-${indent(RELOAD, 8)}`;
+${script(RELOAD)}`;
 }
 
 function indent(text: string, spaces: number): string {

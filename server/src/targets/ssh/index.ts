@@ -4,6 +4,7 @@ import { createDriver } from "./credentials.ts";
 import { clientCertificate, identity } from "./entry.ts";
 import { hostSetup } from "./host-setup.ts";
 import { promisesOf } from "./promises.ts";
+import { compareScopes } from "./scope-compare.ts";
 import { parseScope } from "./scope.ts";
 import { createServe } from "./session.ts";
 
@@ -15,6 +16,7 @@ export const ssh: TargetKind = {
   kind: "ssh",
   parseConfig,
   parseScope,
+  compareScopes,
   promises: promisesOf,
   driver: createDriver,
   hostSetup,

@@ -213,6 +213,14 @@ describe("public keys", () => {
   ])("the line %j is refused", (line) => {
     expect(() => parsePublicKeyLine(line)).toThrow(SshError);
   });
+
+  // Once its cost grew with the cube of its length: 8 KiB, which the API takes, held the whole process for minutes.
+  test("a line that is almost one is refused at once, whatever it is full of", () => {
+    for (const fill of [" ", "\t", "a ", "\n", "a", "=", "a=", "\u00A0"]) {
+      for (const line of [`a AAAA ${fill.repeat(30_000)}\nX`, `${fill.repeat(30_000)}X`, `a ${fill.repeat(30_000)}!`])
+        expect(() => parsePublicKeyLine(line)).toThrow(SshError);
+    }
+  });
 });
 
 function publicKeyBlob(key: KeyObject): Buffer {

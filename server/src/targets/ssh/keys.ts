@@ -222,13 +222,14 @@ export function publicKeyOf(key: KeyObject): PublicKey {
  */
 export function parseKeyLine(line: string): { type: string; blob: Buffer; comment: string } {
   if (line.length > 2 * MAX_KEY_BYTES) throw bad("a public key line that is too long");
-  const found = /^[ \t]*([!-~]{1,64})[ \t]+([A-Za-z0-9+/]+={0,2})(?:[ \t]+([^\r\n]*))?\s*$/.exec(line);
+  // No two parts that follow each other may take the same character: whoever sends a line decides what that costs.
+  const found = /^([!-~]{1,64})[ \t]+([A-Za-z0-9+/]+={0,2})(?:[ \t](.*))?$/.exec(line.trim());
   const [, type = "", base64 = "", comment = ""] = found ?? [];
   const blob = Buffer.from(base64, "base64");
   if (found === null || blob.toString("base64") !== base64)
     throw bad("this is no public key line: TYPE BASE64 COMMENT");
   if (new Reader(bounded(blob)).name() !== type) throw bad("the type before the key is not the key's own");
-  return { type, blob, comment: comment.trimEnd() };
+  return { type, blob, comment: comment.trim() };
 }
 
 /** {@link parseKeyLine} for a plain key. @throws SshError, for certificates too */

@@ -59,15 +59,15 @@ export interface LineParts extends Pick<
   Line,
   "session" | "plan" | "scope" | "tape" | "client" | "target" | "activity" | "defect"
 > {
-  /** Too much was refused. */
-  tooManyRefused(): void;
+  /** Too much was refused of what that side asked for. */
+  tooManyRefused(whose: "client" | "target"): void;
 }
 
 export function createLine(parts: LineParts): Line & { counts(): { bytesIn: number; bytesOut: number }; stop(): void } {
   const { tape } = parts;
   let bytesIn = 0;
   let bytesOut = 0;
-  let refused = 0;
+  const refused = { client: 0, target: 0 };
   const expected = new Map<string, number>();
   let owed = new Map<Channel, number>();
   let timer: NodeJS.Timeout | undefined;
@@ -97,8 +97,9 @@ export function createLine(parts: LineParts): Line & { counts(): { bytesIn: numb
     expects: (type) => (expected.get(type) ?? 0) > 0,
     decide: (question) => authorize(question, parts.scope),
     refuse(via, text, { reason, next }, detail) {
-      refused += 1;
-      if (refused > MAX_REFUSED) parts.tooManyRefused();
+      const whose = via === "target" ? "target" : "client";
+      refused[whose] += 1;
+      if (refused[whose] > MAX_REFUSED) parts.tooManyRefused(whose);
       else tape.refuse(via, text, reason, detail);
       return next === undefined || next === "" ? reason : `${reason}. ${next}`;
     },

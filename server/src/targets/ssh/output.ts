@@ -22,6 +22,7 @@ export class Output {
   #used = 0;
   #inFlight = 0;
   #scheduled = false;
+  #wroteInTurn = false;
   #ended = false;
 
   /** @param written runs whenever the socket took bytes */
@@ -61,14 +62,24 @@ export class Output {
     return this.#batch;
   }
 
+  /**
+   * What is written leaves after the event that made it, so that the other side works meanwhile. Of small packets that holds
+   * for the first ones in a turn of the event loop: a turn can bring many reads of a transfer, and a write for each of their
+   * acknowledgements would cost more than their data. The others go together at the turn's end.
+   */
   #schedule(): void {
-    if (this.#scheduled || this.#inFlight > 0) return;
+    if (this.#scheduled || this.#inFlight > 0 || (this.#wroteInTurn && this.#used < SMALL_BYTES)) return;
     this.#scheduled = true;
     process.nextTick(() => {
       this.#scheduled = false;
       if (this.#inFlight === 0) this.#hand();
     });
   }
+
+  readonly #turnOver = (): void => {
+    this.#wroteInTurn = false;
+    if (this.#inFlight === 0) this.#hand();
+  };
 
   /** Hands what there is to the socket. */
   #hand(): void {
@@ -81,6 +92,8 @@ export class Output {
     const small = used <= SMALL_BYTES;
     const bytes = small ? Buffer.from(batch.subarray(0, used)) : batch.subarray(0, used);
     if (small) release(batch);
+    if (!this.#wroteInTurn) setImmediate(this.#turnOver);
+    this.#wroteInTurn = true;
     this.#inFlight += used;
     this.#socket.write(bytes, () => {
       this.#inFlight -= used;

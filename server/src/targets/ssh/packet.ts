@@ -1,5 +1,6 @@
 import { randomFillSync } from "node:crypto";
 import { PLAIN, type Opener, type Sealer } from "./ciphers.ts";
+import { giveBack } from "./give-back.ts";
 import { DISCONNECT, SshError } from "./types.ts";
 
 /**
@@ -77,6 +78,8 @@ function padWith(at: number, bytes: number): void {
 
 // -------------------------------------------------------------------------------------------------------- reading
 
+const NOTHING = Buffer.alloc(0);
+
 /**
  * Bytes in, payloads out, however the stream was cut. What is held is one packet at most, beside the chunks not yet looked
  * at; memory is taken for a packet's announced length only within {@link MAX_PACKET_BYTES}.
@@ -85,12 +88,14 @@ export class PacketReader {
   #opener: Opener = PLAIN;
   #sequence = 0;
   /** The chunk being read, and where. */
-  #chunk: Buffer = Buffer.alloc(0);
+  #chunk: Buffer = NOTHING;
   #at = 0;
   #waiting: Buffer[] = [];
   /** A packet that began in an earlier chunk, or only its length field, as far as it is there. */
   #partial: Buffer | undefined;
   #filled = 0;
+  /** What nobody reads any more once the next packet is asked for. */
+  readonly #spent: Buffer[] = [];
 
   /** Number of the packet that `next` gives next. */
   get sequence(): number {
@@ -102,6 +107,7 @@ export class PacketReader {
     if (resetSequence) this.#sequence = 0;
   }
 
+  /** The chunk is the reader's from here on. */
   push(chunk: Buffer): void {
     if (this.#at === this.#chunk.length && this.#waiting.length === 0) {
       this.#chunk = chunk;
@@ -110,15 +116,21 @@ export class PacketReader {
   }
 
   /**
-   * @returns the next payload, which is not empty, or undefined when more bytes are needed
+   * @returns the next payload, which is not empty and may be read until the next call; undefined when more bytes are needed
    * @throws SshError for a length that cannot be, a wrong tag, or padding that does not fit; nothing may be read afterwards
    */
   next(): Buffer | undefined {
+    for (let spent = this.#spent.pop(); spent !== undefined; spent = this.#spent.pop()) giveBack(spent);
     for (;;) {
       const packet = this.#nextPacket();
       if (packet !== undefined) return this.#payloadOf(packet);
+      giveBack(this.#chunk);
       const chunk = this.#waiting.shift();
-      if (chunk === undefined) return undefined;
+      if (chunk === undefined) {
+        this.#chunk = NOTHING;
+        this.#at = 0;
+        return undefined;
+      }
       this.#chunk = chunk;
       this.#at = 0;
     }
@@ -151,6 +163,7 @@ export class PacketReader {
     if (this.#filled < this.#partial.length || this.#partial.length === LENGTH_BYTES) return undefined;
     const packet = this.#partial;
     this.#partial = undefined;
+    this.#spent.push(packet);
     return packet;
   }
 
@@ -172,6 +185,7 @@ export class PacketReader {
 
   #payloadOf(packet: Buffer): Buffer {
     const body = this.#opener.open(this.#sequence, packet);
+    this.#spent.push(body);
     this.#sequence = (this.#sequence + 1) >>> 0;
     const padding = body[0] ?? 0;
     const payloadBytes = body.length - 1 - padding;

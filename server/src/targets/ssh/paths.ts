@@ -61,6 +61,11 @@ export interface Globs {
   matches(path: string): boolean;
   /** Whether it is the folder that a `/**` is about, or lies on the way to what a glob means. */
   leadsTo(path: string): boolean;
+  /**
+   * What may still follow the path for it to be matched, as the rests of globs; the empty one where the path itself is. If
+   * all of one path's are among another's, nothing below the first is matched that is not below the second.
+   */
+  below(path: string): ReadonlySet<string>;
 }
 
 /** @param texts good ones by {@link globProblem}. */
@@ -75,6 +80,10 @@ export function compileGlobs(texts: readonly string[]): Globs {
     leadsTo(path) {
       const names = namesOf(path);
       return globs.some((glob) => leadsInto(glob, names));
+    },
+    below(path) {
+      const names = namesOf(path);
+      return new Set(globs.flatMap((glob) => restsOf(glob, names)));
     },
   };
 }
@@ -101,6 +110,28 @@ function matchesNames(glob: readonly string[], names: readonly string[]): boolea
     reached = next;
   }
   return reached.has(names.length);
+}
+
+/** The parts of the glob that are left once these names are used up, in every way that there is. */
+function restsOf(glob: readonly string[], names: readonly string[]): readonly string[] {
+  let at = new Set([0]);
+  const skipEmpty = (): void => {
+    // A set that grows while it is gone through.
+    for (const i of at) if (glob[i] === "**" && i < glob.length - 1) at.add(i + 1);
+  };
+  skipEmpty();
+  for (const name of names) {
+    const next = new Set<number>();
+    for (const i of at) {
+      const part = glob[i];
+      if (part === "**") {
+        if (!name.startsWith(".")) next.add(i).add(i + 1);
+      } else if (part !== undefined && matchesName(part, name)) next.add(i + 1);
+    }
+    at = next;
+    skipEmpty();
+  }
+  return [...at].map((i) => glob.slice(i).join("/"));
 }
 
 /** A path that is the beginning of what the glob means: only names without wildcards show the way. */

@@ -8,7 +8,8 @@ import { unreachable } from "../../core/errors.ts";
  * digits and `_ . @ : -` that begin with neither `-` nor `.`. A last word `...` stands for any further arguments. In
  * quotes, '…' or "…", everything stands for itself. So that a wildcard is never more than it looks like:
  * - it never matches an argument that begins with `-`, unless the word begins with `-` itself;
- * - it never matches `..` as a part of a path, nor a control character.
+ * - it never matches `.` or `..` as a part of a path, so that `/srv/*` is not all of `/srv/.`, nor a control character;
+ * - what it matches does not end in `/`, so that `/srv/*` is not `/srv/`, unless the word itself ends so.
  *
  * What a client sends is one string that the host gives to the account's shell (RFC 4254, 6.5). It is cut into arguments
  * by the quoting rules of POSIX (XCU 2.2); whatever else a shell would act on is refused. The arguments that matched are
@@ -55,46 +56,56 @@ export function splitCommand(command: string, expanded = false): CommandLine {
     return refused("it holds a character that no argument can hold");
   const argv: string[] = [];
   let word: string | undefined; // undefined between words
-  let bare = ""; // of this word, what stands unquoted; it tells an assignment
+  let bare: Bare = "nothing"; // of this word, what stands unquoted; it tells an assignment
   for (let at = 0; at < command.length; at++) {
     const c = command[at] ?? "";
     if (c === " " || c === "\t") {
       if (word !== undefined) argv.push(word);
       if (argv.length > MAX_ARGUMENTS) return refused(`it has more than ${MAX_ARGUMENTS} arguments`);
       word = undefined;
-      bare = "";
+      bare = "nothing";
     } else if (c === "'") {
       const end = command.indexOf("'", at + 1);
       if (end < 0) return refused("a quote ' is not closed");
       word = (word ?? "") + command.slice(at + 1, end);
-      bare += "'";
+      bare = "other";
       at = end;
     } else if (c === '"') {
       const quoted = readDoubleQuoted(command, at + 1);
       if (typeof quoted === "string") return refused(quoted);
       word = (word ?? "") + quoted.text;
-      bare += "'";
+      bare = "other";
       at = quoted.end;
     } else if (c === "\\") {
       at += 1;
       const next = command[at];
       if (next === undefined || next === "\n") return refused("it ends in the middle, with a backslash");
       word = (word ?? "") + next;
-      bare += "'";
+      bare = "other";
     } else {
       if (ACTS[c] !== undefined && !(expanded && EXPANDED.includes(c)))
         return refused(`it has ${ACTS[c]}, which a shell would act on`);
       if (c === "#" && word === undefined) return refused("it has a comment");
       if (c < " " || c === "\x7f") return refused("it has a control character");
-      bare += c;
-      if (c === "=" && argv.length === 0 && /^[A-Za-z_][A-Za-z0-9_]*\+?=$/.test(bare))
+      if (c === "=" && argv.length === 0 && (bare === "name" || bare === "name+"))
         return refused("it sets a variable before the command");
+      bare = bareWith(bare, c);
       word = (word ?? "") + c;
     }
   }
   if (word !== undefined) argv.push(word);
   if (argv.length > MAX_ARGUMENTS) return refused(`it has more than ${MAX_ARGUMENTS} arguments`);
   return argv.length === 0 || argv[0] === "" ? refused("it is empty") : { ok: true, argv };
+}
+
+/** What the unquoted beginning of a word is: `name=` and `name+=` are assignments (XCU 2.9.1). */
+type Bare = "nothing" | "name" | "name+" | "other";
+
+function bareWith(bare: Bare, c: string): Bare {
+  const isName = bare === "nothing" || bare === "name";
+  if (isName && /[A-Za-z_]/.test(c)) return "name";
+  if (bare === "name" && c >= "0" && c <= "9") return "name";
+  return bare === "name" && c === "+" ? "name+" : "other";
 }
 
 function refused(reason: string): CommandLine {
@@ -134,14 +145,14 @@ export function quoteCommand(argv: readonly string[]): string {
 /** Part of a word: itself, or a class of characters so many times. */
 type Piece = { readonly is: "text"; readonly text: string } | { readonly is: "star" | "deep" | "number" | "name" };
 
-interface Word {
+export interface CommandWord {
   readonly pieces: readonly Piece[];
   readonly wild: boolean;
 }
 
 export interface CommandPattern {
   readonly text: string;
-  readonly words: readonly Word[];
+  readonly words: readonly CommandWord[];
   /** Whether it ends in `...`. */
   readonly open: boolean;
 }
@@ -155,7 +166,7 @@ export function patternProblem(text: string): string | undefined {
 /** @returns the pattern, or what is wrong with it. */
 export function parsePattern(text: string): CommandPattern | string {
   if (/\p{Cc}/u.test(text) || !text.isWellFormed()) return "must be one line of text";
-  const words: Word[] = [];
+  const words: CommandWord[] = [];
   let open = false;
   for (const source of text.matchAll(/(?:'[^']*'|"[^"]*"|[^\s'"]|['"])+/g)) {
     if (open) return "... stands for any further arguments, so it can only be the last word";
@@ -173,7 +184,7 @@ export function parsePattern(text: string): CommandPattern | string {
   return { text, words, open };
 }
 
-function parseWord(source: string): Word | string {
+function parseWord(source: string): CommandWord | string {
   const pieces: Piece[] = [];
   const add = (text: string): void => {
     const last = pieces.at(-1);
@@ -199,7 +210,8 @@ function parseWord(source: string): Word | string {
   return { pieces, wild: pieces.some(({ is }) => is !== "text") };
 }
 
-function literalOf({ pieces }: Word): string {
+/** A word's text; of one with wildcards, without them. */
+export function literalOf({ pieces }: CommandWord): string {
   return pieces.map((piece) => (piece.is === "text" ? piece.text : "")).join("");
 }
 
@@ -209,12 +221,20 @@ export function matchesCommand({ words, open }: CommandPattern, argv: readonly s
   return words.every((word, i) => matchesWord(word, argv[i] ?? ""));
 }
 
-function matchesWord(word: Word, argument: string): boolean {
+/** Whether a word allows this argument. */
+export function matchesWord(word: CommandWord, argument: string): boolean {
   if (!word.wild) return literalOf(word) === argument;
   const [first] = word.pieces;
   if (argument.startsWith("-") && !(first?.is === "text" && first.text.startsWith("-"))) return false;
-  if (/\p{Cc}/u.test(argument) || argument.split("/").includes("..")) return false;
+  if (/\p{Cc}/u.test(argument) || argument.split("/").some((part) => part === "." || part === "..")) return false;
+  if (argument.endsWith("/") && !endsInSlash(word)) return false;
   return matchesPieces(word.pieces, argument);
+}
+
+/** Whether what a word with wildcards stands for ends in a `/` that it writes. */
+export function endsInSlash({ pieces }: CommandWord): boolean {
+  const last = pieces.at(-1);
+  return last?.is === "text" && last.text.endsWith("/");
 }
 
 /** Which ends a word's beginning can have in the argument, piece by piece: no backtracking, pieces × length steps. */

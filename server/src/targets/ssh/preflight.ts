@@ -2,7 +2,15 @@ import { describe, GlassError } from "../../core/errors.ts";
 import type { JsonObject } from "../../core/json.ts";
 import type { Check, DriverTools } from "../target.ts";
 import { authorityLine, issuePass, targetAuthority, validity, type Pass } from "./authority.ts";
-import { extensionsFor, userOf, type Control, type SshConfig, type SshPlan } from "./config.ts";
+import {
+  extensionsFor,
+  isControlLogin,
+  OWN_LOGIN,
+  userOf,
+  type Control,
+  type SshConfig,
+  type SshPlan,
+} from "./config.ts";
 import { askControl, valuesOf, type ControlTarget } from "./control.ts";
 import { publicKeyLine } from "./keys.ts";
 import type { Lanes } from "./lanes.ts";
@@ -170,7 +178,7 @@ class Inspection {
         this.#bad(
           "control login",
           `the host lacks ${missing.join(", ")}`,
-          `Install ${missing.join(", ")} on the host.`,
+          `On the host, install or allow: ${missing.join(", ")}.`,
         );
       } else this.#ok("control login", `as ${control.user}`);
       this.#clock(skewMs);
@@ -198,7 +206,14 @@ class Inspection {
     const { tools, lanes } = this.#means;
     const [type = "", key = ""] = publicKeyLine(targetAuthority(tools).blob).split(" ");
     const canary = `gk_${tools.install}_${CANARY}`;
-    await askControl(target, tools, lanes, ["fence", canary, control.revokedKeys, type, key], this.#signal);
+    try {
+      await askControl(target, tools, lanes, ["fence", canary, control.revokedKeys, type, key], this.#signal);
+    } catch (error) {
+      if (!describe(error).includes(`there is no file ${control.revokedKeys}`)) throw error;
+      const line = `RevokedKeys ${control.revokedKeys}`;
+      const fix = `On the host: install -m 0644 /dev/null ${control.revokedKeys}\nThen in sshd_config: ${line}; and reload sshd.`;
+      return this.#bad("revoked keys", describe(error), fix);
+    }
     const own = { principal: control.principal };
     const [revoked] = await this.#tries(control.user, [
       { ...own, keyId: canary },
@@ -215,6 +230,10 @@ class Inspection {
   }
 
   async #user(user: string, controlled: { user: boolean } | undefined): Promise<void> {
+    if (isControlLogin(this.#config, user)) {
+      this.#bad("login", `${user}: ${OWN_LOGIN}`, "Name another user in the playbook's scope.");
+      return;
+    }
     const principal = this.#config.principal ?? user;
     try {
       const [letIn] = await this.#tries(user, [{}]);
@@ -269,13 +288,16 @@ class Inspection {
       this.#bad(
         check,
         `the host knows this Glasskey's authority and the user ${user}, and does not let the principal ${principal} in`,
-        `Check there: AuthorizedPrincipalsFile (a line ${principal}), AllowUsers, AllowGroups, PermitRootLogin, and whether ${user} is locked (usermod -p '*' ${user}).`,
+        `Check there: AuthorizedPrincipalsFile (a line ${principal}), AllowUsers,\n` +
+          `AllowGroups, PermitRootLogin, and whether ${user} is locked:\nusermod -p '*' ${user}`,
       );
     } else {
       this.#bad(
         check,
         `the host refuses Glasskey's certificate for ${user}: it does not know the authority, or not the user`,
-        `In a file that TrustedUserCAKeys in sshd_config names: ${this.#authorityLine}. If it is there: the user ${user}, AuthorizedPrincipalsFile, AllowUsers.`,
+        `In the file that TrustedUserCAKeys in sshd_config names:\n${this.#authorityLine}\n` +
+          `If it is there, sshd's log says more: no user ${user}? AllowUsers?\n` +
+          "AuthorizedPrincipalsFile? No file where RevokedKeys says?",
       );
     }
   }

@@ -58,13 +58,13 @@ export function createProgramFlow(line: Line, parts: ProgramFlowParts): ProgramF
 }
 
 function createScreenFlow(
-  { tape, session }: Line,
+  { tape, session, defect }: Line,
   { start, n, ends }: ProgramFlowParts,
   pty: PtyRequest,
 ): Omit<ProgramFlow, "holds"> {
   const screen = createScreenState();
   const terminal = tape.terminal(n, { cols: pty.columns, rows: pty.rows, term: pty.term });
-  const flow = createTerminalFlow(terminal, ends, (data) => screen.feed(data));
+  const flow = createTerminalFlow(terminal, ends, (data) => screen.feed(data), defect);
   let waiting: { text: string; timer: NodeJS.Timeout } | undefined;
 
   const tell = (): void => {
@@ -93,6 +93,9 @@ function createScreenFlow(
       ends.toClient(notice(text, screen), 0);
     },
     resize: ({ columns, rows }, committed) => terminal.resize(columns, rows, committed),
-    over: () => clearTimeout(waiting?.timer),
+    over() {
+      clearTimeout(waiting?.timer);
+      flow.over?.();
+    },
   };
 }

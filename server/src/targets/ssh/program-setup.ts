@@ -51,6 +51,7 @@ const OPENS: ReadonlyMap<string, string> = new Map([
 ]);
 
 const SECOND_PTY = { reason: "this channel has a terminal already" };
+const NO_TERMINAL = { reason: "this is no name of a kind of terminal" };
 const NO_NAME = { reason: "this is no name of an environment variable, or no value" };
 const NOT_YOURS = { reason: `${MARK} is Glasskey's own mark` };
 const TOO_MUCH_ENV = { reason: `more than ${MAX_ENV} variables, or ${MAX_ENV_BYTES} bytes of them` };
@@ -75,6 +76,8 @@ export function createSetup(line: Line): Setup {
 
   const onPty = (data: Buffer): boolean => {
     const asked = parsePty(data);
+    // It becomes the variable TERM on the host.
+    if (/\p{Cc}/u.test(asked.term)) return refuse("terminal", said(asked.term), NO_TERMINAL);
     if (pty !== undefined) return refuse("terminal", said(asked.term), SECOND_PTY);
     const verdict = line.decide({ ask: "pty" });
     if (!verdict.ok) return refuse("terminal", said(asked.term), verdict);

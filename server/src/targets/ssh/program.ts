@@ -6,6 +6,7 @@ import { onFreshTerminal, onStderr } from "./notices.ts";
 import { createProgramFlow, type ProgramFlow } from "./program-flow.ts";
 import { bounded, createSetup, setsUp } from "./program-setup.ts";
 import {
+  MAX_COMMAND_BYTES,
   encodeExitSignal,
   encodeNumber,
   encodeString,
@@ -36,6 +37,9 @@ import {
 /** Exit status of a program that was refused, or never began. */
 const REFUSED_STATUS = 254;
 
+/** Requests of the target for a client's plumbing: an sshd sends one or two. */
+const MAX_TOLD = 100;
+
 const NONE = Buffer.alloc(0);
 
 export interface Start {
@@ -60,6 +64,7 @@ export function serveProgram(line: Line, accept: Accept): void {
   let clientClosed = false;
   let targetClosed = false;
   let exit: { tag: string } | undefined;
+  let told = 0; // requests of the target that the client was told of
   let ended: { code: string; message: string } | undefined;
   let release = (): void => {};
 
@@ -140,6 +145,7 @@ export function serveProgram(line: Line, accept: Accept): void {
 
   /** Opens the channel on the target and starts the program there; only ever called from inside `committed`. */
   const launch = async (start: Start, run: string, n: number): Promise<void> => {
+    if (clientClosed) return closeBoth();
     try {
       const channel = await connection.open("session", NONE, targetHandlers).catch(explain);
       target = channel;
@@ -242,6 +248,8 @@ export function serveProgram(line: Line, accept: Accept): void {
       if (type === "shell") return begin({ type, text: "shell" });
       if (type === "subsystem") return begin({ type, text: parseWord(data) });
       if (type === "exec") {
+        if (data.length > 4 + MAX_COMMAND_BYTES)
+          return neverBegin(line.refuse(type, `${data.length - 4} bytes`, TOO_LONG));
         const command = parseExec(data);
         if (isUtf8(command) && !command.includes(0)) return begin({ type, text: command.toString() });
         return neverBegin(line.refuse(type, command, NO_TEXT));
@@ -259,8 +267,12 @@ export function serveProgram(line: Line, accept: Accept): void {
       clientClosed = true;
       if (state.is === "setup") return finish();
       if (state.is === "over") return;
-      if (target === undefined) return; // still opening: `launch` looks again
-      if (!targetClosed) target.close();
+      const close = (): void => {
+        if (!targetClosed) target?.close(); // still opening: `launch` looks again
+      };
+      // What it sent before reaches the program, as it would without a gateway.
+      if (state.is === "running" && state.flow.settled !== undefined) state.flow.settled(close);
+      else close();
     },
   };
 
@@ -272,21 +284,22 @@ export function serveProgram(line: Line, accept: Accept): void {
       else target?.consumed(data.length);
     },
     onRequest({ type, data }) {
+      // A program ends once. What is said of it again must neither change the record nor wait for a slow client.
+      if (exit !== undefined && type.startsWith("exit-")) return Promise.resolve(false);
       if (type === "exit-status") {
         const status = parseNumber(data);
         exit = { tag: `exit ${status}` };
-        if (!clientClosed) void client.request(type, false, encodeNumber(status));
+        tell(type, encodeNumber(status));
         return Promise.resolve(true);
       }
       if (type === "exit-signal") {
         const { name, coreDumped, message } = parseExitSignal(data);
         exit = { tag: `signal ${said(name)}` };
-        const passed = encodeExitSignal({ name: said(name), coreDumped, message: said(message) });
-        if (!clientClosed) void client.request(type, false, passed);
+        tell(type, encodeExitSignal({ name: said(name), coreDumped, message: said(message) }));
         return Promise.resolve(true);
       }
       if (type === "xon-xoff" || type === "eow@openssh.com") {
-        if (!clientClosed) void client.request(type, false, data);
+        if (++told <= MAX_TOLD && data.length <= 1) tell(type, data);
         return Promise.resolve(true);
       }
       return Promise.resolve(false);
@@ -301,6 +314,10 @@ export function serveProgram(line: Line, accept: Accept): void {
       if (exit === undefined && !clientClosed) setImmediate(closeBoth);
       else closeBoth();
     },
+  };
+
+  const tell = (type: string, data: Uint8Array): void => {
+    if (!clientClosed) void client.request(type, false, data);
   };
 
   const closeBoth = (): void => {
@@ -336,6 +353,10 @@ export function serveProgram(line: Line, accept: Accept): void {
 const NO_TEXT = {
   reason: "a command has to be text in UTF-8",
   next: "Put what is not into a file, or send it on stdin.",
+};
+const TOO_LONG = {
+  reason: `a command has at most ${MAX_COMMAND_BYTES / 1024} KiB`,
+  next: "Put what is longer into a file, or send it on stdin.",
 };
 const LATE = { reason: "the program runs already" };
 const ONLY_RUNNING = new Set(["window-change", "signal", "break"]);

@@ -1,6 +1,7 @@
 import { describe } from "../../core/errors.ts";
 import type { OpenSession, SessionEnd } from "../target.ts";
 import { createActivity } from "./activity.ts";
+import { createBacklog } from "./backlog.ts";
 import type { SshPlan } from "./config.ts";
 import { createForwards } from "./forwards.ts";
 import { startKeepalive } from "./keepalive.ts";
@@ -48,12 +49,16 @@ export function startRelay(parts: RelayParts): Relay {
   const { session, client, target, keepalive } = parts;
   let over = false;
 
-  const tape = createTape(session, {});
+  const backlog = createBacklog(session.recorder, (on) => client.hold(on));
+  const tape = createTape({ recorder: backlog.recorder, mask: session.mask }, {});
   const activity = createActivity((busy) => session.busy(busy));
   const line = createLine({
     ...{ session, plan: parts.plan, scope: parts.scope, tape, client, target, activity },
     defect: (error) => defect(error),
-    tooManyRefused: () => end("error", "error", "too much was asked for that this grant does not allow"),
+    tooManyRefused(whose) {
+      if (whose === "client") end("error", "error", "too much was asked for that this grant does not allow");
+      else end("target", "error", `${session.target} opened one channel after the other that nobody asked for`);
+    },
   });
   const forwards = createForwards(line);
   const stopKeepalives = [
@@ -77,10 +82,17 @@ export function startRelay(parts: RelayParts): Relay {
     over = true;
     for (const stop of stopKeepalives) stop();
     target.disconnect(DISCONNECT.byApplication, "the session has ended");
-    for (const open of line.open) open.end(code, text);
+    for (const open of line.open) {
+      try {
+        open.end(code, text);
+      } catch {
+        // What is broken in one must not keep the others open, nor the session.
+      }
+    }
     activity.stop();
+    backlog.stop();
     line.stop();
-    client.disconnect(reason, text);
+    client.farewell(reason, text);
     session.close({ cause, detail, ...tape.counts, ...line.counts() });
     setTimeout(destroySides, LINGER_MS).unref();
     tape.close();
@@ -136,6 +148,7 @@ export function startRelay(parts: RelayParts): Relay {
         guarded(() => void (answer = clientAsks(request)));
         return (await answer) ?? { ok: false };
       },
+      onDefect: defect,
       onClose(error) {
         const text = error === undefined ? "the client closed the connection" : `client: ${said(error.message)}`;
         end("client", "client_gone", text);
@@ -145,8 +158,11 @@ export function startRelay(parts: RelayParts): Relay {
       onOpen: (open, accept) => guarded(() => forwards.fromTarget(open, accept)),
       // Its keepalives want any answer; announcements of host keys want none.
       onRequest: () => Promise.resolve({ ok: false }),
+      onDefect: defect,
       onClose(error) {
-        const why = error === undefined ? "" : `: ${said(error.message)}`;
+        // Of a stream that just ends there is no more to say.
+        const ended = error === undefined || (error.reason === DISCONNECT.connectionLost && error.cause === undefined);
+        const why = ended ? "" : `: ${said(error.message)}`;
         end("target", "target_gone", `${session.target} closed the connection${why}`, DISCONNECT.connectionLost);
       },
     },

@@ -8,7 +8,7 @@ import { Reader, uint32, Writer } from "./wire.ts";
 /** Texts that name or say something short: variables' names, subsystems, signals, addresses. */
 const MAX_WORD_BYTES = 1024;
 /** A command or a variable's value: what one argument can be on Linux. */
-const MAX_COMMAND_BYTES = 128 * 1024;
+export const MAX_COMMAND_BYTES = 128 * 1024;
 
 export interface WindowSize {
   readonly columns: number;

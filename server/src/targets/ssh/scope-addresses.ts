@@ -11,7 +11,7 @@ export function addressProblem(text: string): string | undefined {
     const clean = !/[\p{C}*?]/u.test(text) && !text.split("/").some((part) => part === "." || part === "..");
     return clean && text.length > 1 ? undefined : "must be the absolute path of a socket, without wildcards, . and ..";
   }
-  return parse(text) === undefined
+  return parseAddress(text) === undefined
     ? "must be host:port, [IPv6 address]:port, or the absolute path of a socket, without wildcards"
     : undefined;
 }
@@ -20,7 +20,7 @@ export function addressProblem(text: string): string | undefined {
 export function listsAddress(list: readonly string[], host: string, port: number): boolean {
   const wanted = `${canonical(host)} ${port}`;
   return list.some((text) => {
-    const known = text.startsWith("/") ? undefined : parse(text);
+    const known = text.startsWith("/") ? undefined : parseAddress(text);
     return known !== undefined && `${canonical(known.host)} ${known.port}` === wanted;
   });
 }
@@ -29,7 +29,8 @@ export function listsSocket(list: readonly string[], path: string): boolean {
   return path.startsWith("/") && list.includes(path);
 }
 
-function parse(text: string): { host: string; port: number } | undefined {
+/** `host:port` of a scope in its parts. */
+export function parseAddress(text: string): { host: string; port: number } | undefined {
   const match = /^(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}))):(\d{1,5})$/.exec(text);
   const host = match?.[1] ?? match?.[2];
   const port = Number(match?.[3]);

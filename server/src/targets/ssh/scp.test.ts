@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { createTestTape, type FileRig, scopeFor, startFileRig } from "./fixtures/file-proxies.ts";
+import { RECORD } from "../target.ts";
 import { authorize } from "./authorize.ts";
 import { createScpProxy } from "./scp.ts";
 
@@ -118,6 +119,32 @@ describe.skipIf(missing !== undefined)(
       expect(existsSync(rig.at("write/new"))).toBe(false);
     });
 
+    test("where the path turns out to be a folder, the file in it is what is judged and recorded", async () => {
+      const rig = await rigWith((home) => ({ sftp: { write: [`${home}/write/**`, `${home}/local/*`] } }));
+      await mkdir(rig.at("write/dir"));
+      await mkdir(rig.at("local/dir"));
+      const raw = (path: string, name: string): ReturnType<FileRig["run"]> =>
+        rig.run([rig.bridge, `scp -t ${path}`], `C0644 4 ${name}\nevil\0`);
+      await raw(rig.at("write/dir"), ".profile");
+      await raw(rig.at("local/dir"), "deeper");
+      expect([existsSync(rig.at("write/dir/.profile")), existsSync(rig.at("local/dir/deeper"))]).toEqual([
+        false,
+        false,
+      ]);
+      await raw(rig.at("write/dir"), "good");
+      await raw(rig.at("local/plain"), "another");
+      expect(await readFile(rig.at("write/dir/good"), "utf8")).toBe("evil");
+      expect(await readFile(rig.at("local/plain"), "utf8")).toBe("evil");
+      expect(
+        rig.statements().map(({ text, refused, via }) => `${via === "refused" || refused ? "no" : "yes"} ${text}`),
+      ).toEqual([
+        `no scp: write ${rig.at("write/dir/.profile")}`,
+        `no scp: write ${rig.at("local/dir/deeper")}`,
+        `yes write ${rig.at("write/dir/good")}`,
+        `yes write ${rig.at("local/plain")}`,
+      ]);
+    });
+
     test("under a shell any path goes, wildcards too, and each file is still a statement", async () => {
       const rig = await rigWith(() => ({ shell: true }));
       await writeFile(rig.at("secret/a1"), "1");
@@ -138,14 +165,16 @@ describe("attacks on scp's old protocol", () => {
   function bare(
     command: string,
     scope: Record<string, unknown>,
+    options: { stuck?: boolean } = {},
   ): {
     feed: (side: "client" | "target", text: string) => void;
     client: () => string;
     target: () => string;
     failures: string[];
     refusals: string[];
+    actions: () => unknown[];
   } {
-    const { tape, mask } = createTestTape({ commit: (committed) => queueMicrotask(committed) });
+    const { tape, mask, records } = createTestTape({ commit: (committed) => queueMicrotask(committed) });
     const [toClient, toTarget, failures, refusals]: string[][] = [[], [], [], []];
     const compiled = scopeFor(scope);
     const verdict = authorize({ ask: "exec", command }, compiled);
@@ -154,7 +183,10 @@ describe("attacks on scp's old protocol", () => {
       ...{ n: 1, scope: compiled, tape, mask, command: verdict.flow.command, judged: verdict.flow.judged },
       decide: (question) => authorize(question, compiled),
       ends: {
-        toTarget: (data, sent) => (toTarget?.push(Buffer.from(data).toString("latin1")), sent?.()),
+        toTarget(data, sent) {
+          toTarget?.push(Buffer.from(data).toString("latin1"));
+          if (options.stuck !== true) sent?.();
+        },
         toClient: (data, stream, sent) => (
           stream === 0 && toClient?.push(Buffer.from(data).toString("latin1")),
           sent?.()
@@ -172,6 +204,7 @@ describe("attacks on scp's old protocol", () => {
       client: () => toClient?.join("") ?? "",
       target: () => toTarget?.join("") ?? "",
       ...{ failures: failures ?? [], refusals: refusals ?? [] },
+      actions: () => records.filter(({ kind }) => kind === RECORD.action).map(({ content }) => content["text"]),
     };
   }
   const turn = (): Promise<void> => new Promise((resolve) => void setImmediate(resolve));
@@ -206,7 +239,7 @@ describe("attacks on scp's old protocol", () => {
 
   test("a client that does not wait for the answer has its file's bytes held until its line is recorded and accepted", async () => {
     const rig = bare("scp -t -- /w/a", scope);
-    rig.feed("target", "\0");
+    rig.feed("target", "F\0");
     rig.feed("client", "C0644 3 a\nabc\0");
     expect(rig.target()).toBe("");
     await turn();
@@ -216,9 +249,27 @@ describe("attacks on scp's old protocol", () => {
     expect(rig.target()).toBe("C0644 3 a\nabc\0");
   });
 
+  test("what a client says that it could not read is recorded first, and waits for a target that does not read", async () => {
+    const rig = bare("scp -t -- /w/a", scope, { stuck: true });
+    rig.feed("target", "F\0");
+    rig.feed("client", "\u0001one\n\u0001two\n\u0001three\n");
+    expect(rig.target()).toBe("");
+    await turn();
+    expect(rig.target()).toBe("\u0001one\n");
+    expect(rig.actions()).toEqual(["error: one"]);
+  });
+
+  test("a target that does not say what the path is ends the copy, and nothing reaches it", async () => {
+    const rig = bare("scp -t -- /w/a", scope);
+    rig.feed("client", "C0644 3 a\nabc\0");
+    rig.feed("target", "\0");
+    await turn();
+    expect([rig.failures.length, rig.target()]).toEqual([1, ""]);
+  });
+
   test("bytes after a refused file are no commands", async () => {
     const rig = bare("scp -r -t -- /w/d", scope);
-    rig.feed("target", "\0");
+    rig.feed("target", "F\0");
     rig.feed("client", "D0755 0 d\n");
     await turn();
     rig.feed("target", "\0");

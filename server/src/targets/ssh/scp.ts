@@ -68,6 +68,10 @@ export function createScpProxy(parts: ScpProxyParts): FileProxy {
   let eof = false;
   let eofPassed = false;
 
+  /** What the command is to say of its path first; undefined where that is not known. */
+  let telling = command.tells;
+  let intoFolder: boolean | undefined = command.folder ? true : undefined;
+
   const isOver = (): boolean => state.is === "over";
 
   const begin = (error: string | undefined, fatal: boolean): void => {
@@ -154,8 +158,24 @@ export function createScpProxy(parts: ScpProxyParts): FileProxy {
     const body = whole.subarray(0, -1);
     if (body[0] === 1 || body[0] === 2) {
       // What the source says of a file that it cannot send; nobody answers that.
-      toSink(messageOf(body));
-      if (body[0] === 2) state = { is: "over" };
+      const next: State = body[0] === 2 ? { is: "over" } : { is: "line" };
+      const message = messageOf(body);
+      if (!upload) {
+        toSink(message);
+        state = next;
+        return;
+      }
+      state = { is: "recording" };
+      const text = printable(body.subarray(1).toString("utf8"), 200);
+      tape.action({ what: "scp", n: parts.n, text: `error: ${text}` }, () => {
+        if (isOver()) return;
+        // Not before it is sent: a target that does not read must not fill this side.
+        toSink(message, () => {
+          if (isOver()) return;
+          state = next;
+          run();
+        });
+      });
       return;
     }
     if (!isUtf8(body)) return refuseLine("a file", { reason: "a name that is not text in UTF-8" });
@@ -237,7 +257,7 @@ export function createScpProxy(parts: ScpProxyParts): FileProxy {
 
   const refuseLine = (text: string, verdict: { reason: string; next?: string }): void => {
     const sentence = ends.refuse("scp", text, verdict);
-    toSource(Buffer.from(`\u0001scp: glasskey: ${sentence}\n`));
+    toSource(Buffer.from(`\u0001scp: glasskey: ${printable(sentence, 500)}\n`));
     // The source at a client prints what it was answered; one at the target prints nothing that the person would see.
     if (!upload) ends.toClient(onStderr(sentence), 1);
     state = { is: "line" };
@@ -246,6 +266,7 @@ export function createScpProxy(parts: ScpProxyParts): FileProxy {
   const takeData = (data: Extract<State, { is: "data" }>, chunk: Buffer): number => {
     const part = chunk.subarray(0, Math.min(chunk.length, data.left));
     const { file } = data;
+    const { length } = part; // it may be gone once it is sent
     file.passed?.add(file.passed.bytes, part);
     data.left -= part.length;
     const next: State = data.left > 0 ? data : { is: "status", file };
@@ -262,9 +283,9 @@ export function createScpProxy(parts: ScpProxyParts): FileProxy {
       return part.length;
     }
     if (keep && !upload && !mask.parameters) tape.output(file.n, 1, part);
-    toSink(part, () => sourceDone(part.length));
+    toSink(part, () => sourceDone(length));
     state = next;
-    return part.length;
+    return length;
   };
 
   const onStatus = (file: Item, status: Buffer): void => {
@@ -279,6 +300,13 @@ export function createScpProxy(parts: ScpProxyParts): FileProxy {
 
   const fromSink = (chunk: Buffer): void => {
     for (let at = 0; at < chunk.length && !isOver();) {
+      if (telling) {
+        if (chunk[at] !== 0x44 && chunk[at] !== 0x46)
+          return fail("the target does not say whether the path is a folder");
+        [telling, intoFolder] = [false, chunk[at] === 0x44];
+        at += 1;
+        continue;
+      }
       if (state.is !== "ack") return fail("an answer to nothing");
       const { then } = state;
       if (answerBytes === 0 && chunk[at] === 0) {
@@ -309,14 +337,14 @@ export function createScpProxy(parts: ScpProxyParts): FileProxy {
 
   /**
    * Where an entry is on the host, the likeliest first. The one that was named may be a folder, into which it goes, or be
-   * made by this: only the host knows, so both are judged. A single file under a name that may be written is that name.
+   * made by this: the host said so. Under a shell it did not, and nothing is judged.
    */
   const placesOf = (name: string, folder: boolean): readonly string[] => {
     const into = folders.at(-1);
     if (into !== undefined) return into.map((path) => joinPath(path, name));
     const { path } = command;
     if (!upload) return [/[*?[\]{}]/.test(path) ? joinPath(splitPath(path).folder, name) : path];
-    if (command.folder) return [joinPath(path, name)];
+    if (intoFolder !== undefined) return [intoFolder ? joinPath(path, name) : path];
     return folder ? [path, joinPath(path, name)] : [path];
   };
 
@@ -331,8 +359,11 @@ export function createScpProxy(parts: ScpProxyParts): FileProxy {
   const receive = (isSource: boolean, data: Buffer): void => {
     if (isOver()) return isSource ? sourceDone(data.length) : sinkDone(data.length);
     if (isSource) {
-      held.push(Buffer.from(data));
+      held.push(data);
       run();
+      // Only what has to wait is copied: it is the end of these bytes.
+      const left = held.pop();
+      if (left !== undefined) held.push(Buffer.from(left));
       return;
     }
     sinkDone(data.length);

@@ -128,6 +128,7 @@ function createOpening(session: OpenSession, { socket }: ClientConnection, parts
           else accept.refuse(OPEN_FAILURE.administrativelyProhibited, "nobody asked for this channel");
         },
         onRequest: (request) => relay?.target.onRequest(request) ?? Promise.resolve({ ok: false }),
+        onDefect: (error) => relay?.target.onDefect?.(error),
         onClose(error) {
           if (relay === undefined) lost = { error };
           else relay.target.onClose(error);
@@ -158,6 +159,7 @@ function createOpening(session: OpenSession, { socket }: ClientConnection, parts
       const handlers: ConnectionHandlers = {
         onOpen: (open, accept) => relay?.client.onOpen(open, accept),
         onRequest: (request) => relay?.client.onRequest(request) ?? Promise.resolve({ ok: false }),
+        onDefect: (error) => relay?.client.onDefect?.(error),
         onClose: (error) => relay?.client.onClose(error),
       };
       const client = createConnection(transport, handlers, parts.limits);

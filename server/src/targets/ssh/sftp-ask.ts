@@ -2,7 +2,7 @@ import { unreachable } from "../../core/errors.ts";
 import type { JsonObject } from "../../core/json.ts";
 import type { FileOp, Question } from "./authorize.ts";
 import { cleanPath, splitPath } from "./paths.ts";
-import { accessOf, type Attributes, encodePacket, encodeString, FXP, type Request } from "./sftp-wire.ts";
+import { accessOf, type Attributes, encodePacket, encodeString, FXP, OPEN, type Request } from "./sftp-wire.ts";
 import { uint32 } from "./wire.ts";
 
 /** What an SFTP request with paths comes to: the questions, the record, and the packet for the target. */
@@ -44,7 +44,9 @@ export function askOf(request: PathRequest, path: string, path2: string | undefi
       return {
         questions: ops.map((op) => question(op, path, undefined, access.write ? request.attributes : undefined)),
         ...{ verb, text: `${verb} ${path}`, recorded: true, follows: true, makes: access.write, open: request.flags },
-        detail: access.write && mode !== undefined ? { mode: octal(mode) } : {},
+        detail: access.write
+          ? { ...(mode === undefined ? {} : { mode: octal(mode) }), flags: flagsOf(request.flags) }
+          : {},
       };
     }
     case "opendir":
@@ -69,7 +71,10 @@ export function askOf(request: PathRequest, path: string, path2: string | undefi
       return simple(request.is, request.is);
     case "rename":
     case "posix-rename":
-      return simple("rename", "rename");
+      // What it is, the target is asked where that matters (sftp.ts).
+      return simple("rename", "rename", {
+        questions: [{ ask: "file", op: "rename", path, folder: false, ...(path2 === undefined ? {} : { path2 }) }],
+      });
     case "hardlink":
       return simple("link", "link");
     case "symlink":
@@ -88,14 +93,20 @@ export function question(op: FileOp, path: string, path2?: string, attributes?: 
   };
 }
 
-/** Of `symlink` what it points to, seen from where the link is; of the others a path like the first. */
+/**
+ * Of `symlink` what it points to, seen from where the link is; of the others a path like the first. `..` behind a name would
+ * lead from where that name leads, which the text does not tell.
+ */
 export function secondPath(
   request: Extract<Request, { path2: string | undefined }>,
   path: string,
   home: string,
 ): ReturnType<typeof cleanPath> {
   if (request.path2 === undefined) return { ok: false, reason: "the path is not text in UTF-8" };
-  return cleanPath(request.path2, request.is === "symlink" ? splitPath(path).folder : home);
+  if (request.is !== "symlink") return cleanPath(request.path2, home);
+  if (/(?:^|\/)(?!\.{1,2}\/)[^/]+\/(?:.*\/)?\.\.(?:\/|$)/s.test(request.path2))
+    return { ok: false, reason: "a link to a path with .. behind a name" };
+  return cleanPath(request.path2, splitPath(path).folder);
 }
 
 /** `~` and `~/x` are the account's home; another's is not resolved. */
@@ -156,6 +167,10 @@ function encodeAttributes({ size, uid, gid, mode, atime, mtime }: Attributes): B
     ...(mode === undefined ? [] : [uint32(mode)]),
     ...(times ? [uint32(atime), uint32(mtime)] : []),
   ]);
+}
+
+function flagsOf(flags: number): string[] {
+  return Object.entries(OPEN).flatMap(([name, bit]) => ((flags & bit) === 0 ? [] : [name]));
 }
 
 function octal(mode: number): string {

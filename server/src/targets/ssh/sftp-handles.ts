@@ -13,13 +13,17 @@ export interface Handle {
   took(offset: number, body: Buffer): void;
   /** Bytes for it. `forward` runs once they are recorded, where they are kept; at once otherwise. In order. */
   give(offset: number, body: Buffer, forward: () => void): void;
-  /** Runs after everything that was given before. */
+  /** Runs after everything that was given before, and after what holds it. */
   after(act: () => void): void;
+  /** Something that comes before what is given from here on, and takes its time. @returns lets it go; once. */
+  hold(): () => void;
   listed(entries: number): void;
   /** Something of it went wrong on the target; the first one is told. */
   failed(message: string): void;
-  /** Bytes were copied on the target: no digest of the file can be told. */
-  copied(bytes: number): void;
+  /** It was copied into on the target: no digest of the file can be told. */
+  copied(): void;
+  /** Whether its statement has ended: nothing of it can be counted any more. */
+  readonly over: boolean;
   /** Its statement ends. Idempotent. */
   end(error?: { code: string; message: string }): void;
 }
@@ -39,7 +43,7 @@ export function createHandle(
   let waiting = 0;
   let deferred: (() => void)[] = [];
   let entries = 0;
-  let onTarget = 0;
+  let onTarget = false;
   let error: { code: string; message: string } | undefined;
   let over = false;
 
@@ -62,7 +66,7 @@ export function createHandle(
       : passed.read === undefined
         ? passed.write.result()
         : { written: passed.write.result() }),
-    ...(onTarget > 0 ? { copiedOnTarget: onTarget } : {}),
+    ...(onTarget ? { copiedOnTarget: true } : {}),
   });
 
   return {
@@ -86,14 +90,24 @@ export function createHandle(
     },
     listed: (more) => void (entries += more),
     failed: (message) => void (error ??= { code: "target_refused", message }),
-    copied: (bytes) => void (onTarget += bytes),
+    copied: () => void (onTarget = true),
+    get over() {
+      return over;
+    },
+    hold() {
+      waiting += 1;
+      return () => {
+        waiting -= 1;
+        flush();
+      };
+    },
     end(why) {
       if (over) return;
       over = true;
       deferred = [];
       error ??= why;
       // What was opened to be read or written and never was has a digest too: that of nothing.
-      if (!folder && passed.read === undefined && passed.write === undefined)
+      if (!folder && !onTarget && passed.read === undefined && passed.write === undefined)
         passed[access.write ? "write" : "read"] = createPassed(mask);
       tape.end(n, {
         ...(error === undefined ? { tag: "ok" } : { error }),

@@ -1,4 +1,5 @@
 import { isUtf8 } from "node:buffer";
+import { giveBack } from "./give-back.ts";
 import { DISCONNECT, SshError } from "./types.ts";
 import { Reader, uint32, Writer } from "./wire.ts";
 
@@ -61,7 +62,6 @@ export const MAX_PACKET_BYTES = 256 * 1024 + 1024;
 /** draft, 4: handles are not longer. */
 const MAX_HANDLE_BYTES = 256;
 const MAX_PATH_BYTES = 16 * 1024;
-const MAX_PARTS = 512;
 
 /** Puts a stream together to packets. What it holds is at most one packet, and only bytes that came. */
 export interface PacketReader {
@@ -71,7 +71,7 @@ export interface PacketReader {
 }
 
 /**
- * @param packet with its length, a view of the chunk where it came whole, to be read until this returns; `fresh`: how many
+ * @param packet with its length, to be read until this returns; `fresh`: how many
  *   of its bytes were in the chunk that completed it.
  * @param partial so many bytes were held because their packet is not complete.
  */
@@ -79,48 +79,50 @@ export function createPacketReader(
   packet: (bytes: Buffer, fresh: number) => void,
   partial: (bytes: number) => void,
 ): PacketReader {
-  let parts: Buffer[] = [];
+  /** What was begun before, in memory that serves packet after packet. */
+  let store = Buffer.alloc(0);
   let heldBytes = 0;
   let wanted = 4; // the length first
-  const lengthOf = (bytes: Buffer): number => {
-    const length = bytes.readUInt32BE(0);
+  const lengthAt = (bytes: Buffer, at: number): number => {
+    const length = bytes.readUInt32BE(at);
     if (length < 5 || length > MAX_PACKET_BYTES - 4) throw damaged(`an SFTP packet of ${length} bytes`);
     return 4 + length;
   };
+  const keep = (part: Buffer): void => {
+    const bytes = heldBytes + part.length;
+    if (bytes > store.length) {
+      // Twice as much as came, not what was announced.
+      const larger = Buffer.allocUnsafeSlow(Math.min(MAX_PACKET_BYTES, 2 * bytes));
+      store.copy(larger, 0, 0, heldBytes);
+      giveBack(store);
+      store = larger;
+    }
+    part.copy(store, heldBytes);
+    heldBytes = bytes;
+  };
   return {
     feed(chunk) {
-      let at = 0;
-      // What was begun before: first its length, then all of it.
-      while (heldBytes > 0 && at < chunk.length) {
-        const part = chunk.subarray(at, at + wanted - heldBytes);
-        if (heldBytes + part.length < wanted) break;
-        at += part.length;
-        const whole = Buffer.concat([...parts, part]);
-        const size = wanted === 4 ? lengthOf(whole) : wanted;
-        if (whole.length < size) {
-          [parts, heldBytes, wanted] = [[whole], whole.length, size];
-          // Only the length's own bytes came from this chunk.
-          partial(part.length);
-          continue;
+      for (let at = 0; at < chunk.length;) {
+        if (heldBytes === 0) {
+          wanted = chunk.length - at < 4 ? 4 : lengthAt(chunk, at);
+          if (wanted > 4 && chunk.length - at >= wanted) {
+            const whole = chunk.subarray(at, at + wanted);
+            at += wanted;
+            packet(whole, whole.length);
+            continue;
+          }
         }
-        [parts, heldBytes, wanted] = [[], 0, 4];
-        packet(whole, part.length);
+        const part = chunk.subarray(at, at + wanted - heldBytes);
+        at += part.length;
+        keep(part);
+        if (wanted === 4 && heldBytes === 4) wanted = lengthAt(store, 0);
+        if (heldBytes < wanted) partial(part.length);
+        else {
+          const whole = store.subarray(0, heldBytes);
+          heldBytes = 0;
+          packet(whole, part.length);
+        }
       }
-      while (heldBytes === 0 && chunk.length - at >= 4) {
-        const size = lengthOf(chunk.subarray(at));
-        wanted = size;
-        if (chunk.length - at < size) break;
-        wanted = 4;
-        packet(chunk.subarray(at, at + size), size);
-        at += size;
-      }
-      if (at === chunk.length) return;
-      const rest = Buffer.from(chunk.subarray(at));
-      parts.push(rest);
-      heldBytes += rest.length;
-      // Bytes that come one by one cost no more than the packet.
-      if (parts.length > MAX_PARTS) parts = [Buffer.concat(parts)];
-      partial(rest.length);
     },
     get heldBytes() {
       return heldBytes;
@@ -335,6 +337,19 @@ export function realPathOf(packet: Buffer): string | undefined {
   if (reader.uint32() !== 1) return undefined;
   const path = pathOf(reader);
   return path?.startsWith("/") === true ? path : undefined;
+}
+
+const [TYPE_BITS, FOLDER_TYPE] = [0o170000, 0o040000];
+
+/** Whether an answer to LSTAT tells of a folder; undefined where it does not say. */
+export function isFolderOf(packet: Buffer): boolean | undefined {
+  if (packet[4] !== FXP.attrs) return undefined;
+  const reader = new Reader(packet, 9);
+  const flags = reader.uint32();
+  if ((flags & ATTR.mode) === 0) return undefined;
+  if ((flags & ATTR.size) !== 0) reader.raw(8);
+  if ((flags & ATTR.owner) !== 0) reader.raw(8);
+  return (reader.uint32() & TYPE_BITS) === FOLDER_TYPE;
 }
 
 export function statusOf(packet: Buffer): { code: number; message: string } | undefined {

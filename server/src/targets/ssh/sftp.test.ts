@@ -16,10 +16,11 @@ const sha256 = (bytes: Uint8Array): string => createHash("sha256").update(bytes)
 async function rigWith(
   more: Record<string, unknown> = {},
   options: { mask?: boolean } = {},
+  files?: (home: string) => { read: string[]; write: string[] },
 ): Promise<FileRig & { at: (path: string) => string }> {
   const home = await realpath(await mkdtemp(join(tmpdir(), "glasskey-home-")));
   for (const name of ["read/deep", "write", "secret", "local"]) await mkdir(join(home, name), { recursive: true });
-  const sftp = { read: [`${home}/read/**`], write: [`${home}/write/**`] };
+  const sftp = files?.(home) ?? { read: [`${home}/read/**`], write: [`${home}/write/**`] };
   const rig = await startFileRig(scopeFor({ sftp, ...more }), { home, ...options });
   onTestFinished(async () => {
     await rig.dispose();
@@ -209,6 +210,45 @@ describe.skipIf(missing !== undefined)(
       expect(rig.records.every(({ bytes }) => !bytes.includes("4111"))).toBe(true);
     });
 
+    test("a folder's new name does not make readable, or writable, what is in it", async () => {
+      const home = (path: string): string => rig.at(path);
+      const rig = await rigWith({}, {}, (at) => ({
+        read: [`${at}/write/pub/**`, `${at}/write/*/log/*`],
+        write: [`${at}/write/**`],
+      }));
+      await mkdir(home("write/secret/log"), { recursive: true });
+      await writeFile(home("write/secret/key"), "secret");
+      for (const command of [
+        `rename ${home("write/secret")} ${home("write/pub")}`,
+        `rename ${home("write/secret")} ${home("write/pub/x")}`,
+        `rename ${home("write/secret/log")} ${home("write/pub")}`,
+      ]) {
+        expect((await sftp(rig, `${command}\n`)).code, command).not.toBe(0);
+        expect(existsSync(home("write/secret/key")), command).toBe(true);
+      }
+      // What is as readable before as after may be moved.
+      await mkdir(home("write/pub/a"), { recursive: true });
+      const moved = `rename ${home("write/pub/a")} ${home("write/pub/b")}\nrename ${home("write/secret")} ${home("write/hidden")}\n`;
+      expect(await sftp(rig, moved)).toMatchObject({ code: 0 });
+    });
+
+    test("what is copied on the host is a statement with both paths, and has no digest", async () => {
+      const rig = await rigWith({}, {}, (at) => ({ read: [`${at}/read/**`], write: [`${at}/write/**`] }));
+      const content = randomBytes(100_000);
+      await writeFile(rig.at("read/a"), content);
+      const { code, stderr } = await sftp(rig, `cp ${rig.at("read/a")} ${rig.at("write/b")}\n`);
+      expect([code, stderr]).toEqual([0, ""]);
+      expect(await readFile(rig.at("write/b"))).toEqual(content);
+      const told = rig.statements();
+      expect(told.find(({ text: what }) => what.startsWith("copy "))).toMatchObject({
+        text: `copy ${rig.at("read/a")} ${rig.at("write/b")}`,
+        tag: "ok",
+      });
+      const written = told.find(({ text: what }) => what.startsWith("write "));
+      expect(written).toMatchObject({ detail: { copiedOnTarget: true } });
+      expect(JSON.stringify(written)).not.toContain("sha256");
+    });
+
     test("a file does not become setuid", async () => {
       const rig = await rigWith();
       await writeFile(rig.at("write/tool"), "#!/bin/sh\n");
@@ -234,7 +274,15 @@ describe("attacks on the SFTP proxy", () => {
   const turn = (): Promise<void> => new Promise((resolve) => void setImmediate(resolve));
 
   /** A proxy that is ready, with both sides in the test's hands; REALPATH is answered with the path itself. */
-  async function ready(options: { extensions?: string[]; commit?: (committed: () => void) => void } = {}): Promise<{
+  async function ready(
+    options: {
+      extensions?: string[];
+      commit?: (committed: () => void) => void;
+      /** Nothing that the client is sent is ever taken. */
+      stuck?: boolean;
+      real?: (path: string) => string;
+    } = {},
+  ): Promise<{
     client: Buffer[];
     target: Buffer[];
     failures: string[];
@@ -256,12 +304,15 @@ describe("attacks on the SFTP proxy", () => {
           const bytes = Buffer.from(data);
           if (bytes[4] === 16) {
             const path = bytes.subarray(13).toString();
-            const name = text(path === "." ? "/home/app" : path);
+            const name = text(path === "." ? "/home/app" : (options.real?.(path) ?? path));
             queueMicrotask(() => proxy.fromTarget(packet(104, bytes.readUInt32BE(5), s32(1), name, name, s32(0)), 0));
           } else target.push(bytes);
           sent?.();
         },
-        toClient: (data, stream, sent) => (stream === 0 && client.push(Buffer.from(data)), sent?.()),
+        toClient: (data, stream, sent) => {
+          if (stream === 0) client.push(Buffer.from(data));
+          if (options.stuck !== true) sent?.();
+        },
         ...{ targetEof: () => {}, targetDone: () => {}, clientDone: (bytes: number) => void (fed.done += bytes) },
         refuse: (_via, _text, { reason }) => reason,
         fail: (why) => void failures.push(why),
@@ -347,6 +398,82 @@ describe("attacks on the SFTP proxy", () => {
     await rig.answer(packet(102, 1, text("h")));
     await rig.send(read(2, "h"), read(2, "h"));
     expect(rig.failures).toHaveLength(1);
+  });
+
+  test("two requests with one number end the channel also while the first one waits for its record", async () => {
+    const waiting: (() => void)[] = [];
+    const rig = await ready({ commit: (committed) => void waiting.push(committed) });
+    await rig.send(packet(13, 5, text("/w/a")), packet(13, 5, text("/w/b")));
+    expect(rig.failures).toHaveLength(1);
+    for (const committed of waiting) committed();
+    await turn();
+    expect(rig.target).toEqual([]);
+  });
+
+  test("requests for one file reach the target in the order in which they were sent", async () => {
+    const waiting: (() => void)[] = [];
+    let held = false;
+    const rig = await ready({
+      commit: (committed) => (held ? void waiting.push(committed) : queueMicrotask(committed)),
+    });
+    await rig.send(open(1, "/w/x", 2 | 8));
+    await rig.answer(packet(102, 1, text("h")));
+    rig.target.length = 0;
+    held = true;
+    const truncate = packet(10, 2, text("h"), s32(1), s32(0), s32(0));
+    const write = packet(6, 3, text("h"), s32(0), s32(0), text("new"));
+    await rig.send(truncate, write, packet(4, 4, text("h")));
+    expect(rig.target).toEqual([]);
+    for (const committed of waiting) committed();
+    await turn();
+    expect(rig.target.map((bytes) => bytes[4])).toEqual([10, 6, 4]);
+  });
+
+  test("a target that sends more of a file after it has closed it is not believed: nothing passes that is counted in nothing", async () => {
+    const rig = await ready();
+    await rig.send(open(1, "/r/x"));
+    await rig.answer(packet(102, 1, text("h")));
+    await rig.send(read(2, "h"), packet(4, 3, text("h")));
+    await rig.answer(packet(101, 3, s32(0), text(""), text("")));
+    rig.client.length = 0;
+    await rig.answer(packet(103, 2, text("late")));
+    expect([rig.failures.length, rig.client]).toEqual([1, []]);
+  });
+
+  test.each<[string, number, Buffer]>([
+    ["a change", 13, Buffer.concat([text("/w/x")])],
+    ["a look", 17, Buffer.concat([text("/r/x")])],
+  ])("a target cannot hide a file in the answer to %s", async (_what, type, body) => {
+    const rig = await ready();
+    await rig.send(packet(type, 1, body));
+    rig.client.length = 0;
+    await rig.answer(packet(103, 1, text("the whole file")));
+    expect([rig.failures.length, rig.client]).toEqual([1, []]);
+  });
+
+  test("a client that asks and never reads the answers is not read either", async () => {
+    const rig = await ready({ stuck: true });
+    for (let i = 0; i < 20_000; i++) rig.proxy.fromClient(read(i, "none"));
+    await turn();
+    expect(rig.client.length).toBeLessThan(3_000);
+    expect(rig.fed.done).toBeLessThan(100_000);
+  });
+
+  test("a link's target is judged from where the link really is, and as the host would follow it", async () => {
+    const rig = await ready({ real: (path) => (path === "/w/d1/d2/l" ? "/w" : path) });
+    for (const path2 of ["../../etc/passwd", "/w/d1/d2/l/../../etc/passwd", "l/../../etc/passwd", "./x/.."]) {
+      await rig.send(packet(20, 1, text(path2), text("/w/d1/d2/l/evil")));
+      expect(rig.target, path2).toEqual([]);
+      expect(rig.client.at(-1)?.[4], path2).toBe(101);
+    }
+    await rig.send(packet(20, 2, text("../w/good"), text("/w/d1/d2/l/fine")));
+    expect(rig.target).toHaveLength(1);
+  });
+
+  test("how a file was opened to be written is on record: a digest of what passed is not one of the file", async () => {
+    const rig = await ready();
+    await rig.send(open(1, "/w/x", 2 | 4));
+    expect(rig.statements()[0]).toMatchObject({ detail: { flags: ["write", "append"] } });
   });
 
   test("a path that is no UTF-8 is refused", async () => {

@@ -18,6 +18,7 @@ import {
   FX,
   FXP,
   idOf,
+  isFolderOf,
   namesOf,
   parseRequest,
   realPathOf,
@@ -41,6 +42,8 @@ import { Reader } from "./wire.ts";
 const MAX_IN_FLIGHT = 1_024;
 const MAX_WAITING = 64;
 const MAX_HANDLES = 1_024;
+/** Answers of our own that the client has not taken; above it the client is not read. */
+const MAX_UNTAKEN_BYTES = 64 * 1024;
 /** Sentences on stderr, for clients that show no more of a refusal than its code. */
 const MAX_SAID = 20;
 
@@ -50,7 +53,6 @@ type Pending =
   | { readonly for: "open"; readonly n: number; readonly path: string; readonly flags: number | "folder" }
   | { readonly for: "read"; readonly handle: Handle; readonly offset: number; readonly length: number }
   | { readonly for: "change" | "close" | "readdir"; readonly handle: Handle }
-  | { readonly for: "copy"; readonly handle: Handle; readonly length: number }
   | { readonly for: "statement"; readonly n: number }
   | { readonly for: "look" };
 
@@ -65,12 +67,15 @@ export function createSftpProxy(parts: FileProxyParts): FileProxy {
   const pending = new Map<number, Pending>();
   const handles = new Map<string, Handle>();
   const openStatements = new Set<number>();
+  /** Numbers of requests that wait for their turn, before they are forwarded. */
+  const reserved = new Set<number>();
   const waiting: (() => Promise<void>)[] = [];
   let running = false;
   let held: { packet: Buffer; bytes: number }[] = [];
   let clientOver = false;
   /** What was taken from the client and waits for its commit, beside requests with paths. */
   let unsent = 0;
+  let untakenBytes = 0;
   let eofPassed = false;
   const said = new Set<string>();
 
@@ -110,7 +115,11 @@ export function createSftpProxy(parts: FileProxyParts): FileProxy {
     openStatements.clear();
   };
 
-  const isFull = (): boolean => state.is !== "ready" || pending.size >= MAX_IN_FLIGHT || waiting.length >= MAX_WAITING;
+  const isFull = (): boolean =>
+    state.is !== "ready" ||
+    pending.size >= MAX_IN_FLIGHT ||
+    waiting.length >= MAX_WAITING ||
+    untakenBytes > MAX_UNTAKEN_BYTES;
 
   /** @param bytes of the client's window that this packet holds. */
   const take = (packet: Buffer, bytes: number): void => {
@@ -152,7 +161,13 @@ export function createSftpProxy(parts: FileProxyParts): FileProxy {
   };
 
   const reply = (packet: Buffer): void => {
-    if (!isOver()) ends.toClient(packet, 0);
+    if (isOver()) return;
+    const { length } = packet;
+    untakenBytes += length;
+    ends.toClient(packet, 0, () => {
+      untakenBytes -= length;
+      if (held.length > 0) resume();
+    });
   };
 
   const refuse = (id: number, text: string, verdict: { reason: string; next?: string }): void => {
@@ -168,7 +183,7 @@ export function createSftpProxy(parts: FileProxyParts): FileProxy {
 
   const handle = (packet: Buffer, bytes: number): void => {
     const id = idOf(packet);
-    if (pending.has(id)) {
+    if (pending.has(id) || reserved.has(id)) {
       ends.clientDone(bytes);
       if (pending.get(id)?.for !== "own") throw damaged("two SFTP requests with one number");
       return reply(encodeStatus(id, FX.failure, "try again with another number"));
@@ -194,15 +209,21 @@ export function createSftpProxy(parts: FileProxyParts): FileProxy {
         refuse(id, request.what, refusalOf(decide({ ask: "unknown", what: `SFTP ${request.what}` })));
         return;
       default:
-        waiting.push(async () => {
-          try {
-            await onPath(id, request);
-          } finally {
-            ends.clientDone(bytes);
-          }
-        });
-        void work();
+        inTurn(id, bytes, () => onPath(id, request));
     }
+  };
+
+  const inTurn = (id: number, bytes: number, act: () => Promise<void>): void => {
+    reserved.add(id);
+    waiting.push(async () => {
+      try {
+        await act();
+      } finally {
+        reserved.delete(id);
+        ends.clientDone(bytes);
+      }
+    });
+    void work();
   };
 
   /** Requests with paths, one after the other. */
@@ -231,15 +252,30 @@ export function createSftpProxy(parts: FileProxyParts): FileProxy {
       reply(encodeStatus(id, FX.failure, "no such handle"));
     };
     if (file === undefined || (request.is === "copy" && other === undefined)) return wrong();
-    const pass = (item: Pending): void => {
+    /** Forwards it in the order of the requests for this file. A packet that has to wait is kept. */
+    const pass = (item: Pending, inOrder: (forward: () => void) => void = file.after): void => {
       pending.set(id, item);
-      ends.toTarget(packet, () => ends.clientDone(bytes));
+      let now = true;
+      let sent = false;
+      let copy: Buffer | undefined;
+      const forward = (): void => {
+        ends.toTarget(now ? packet : (copy ?? packet), () => ends.clientDone(bytes));
+        sent = true;
+      };
+      inOrder(later(forward));
+      now = false;
+      if (!sent) copy = Buffer.from(packet);
     };
-    /** The packet has to wait for what was given before, so it is kept. */
-    const passAfter = (item: Pending): void => {
-      pending.set(id, item);
-      const copy = Buffer.from(packet);
-      file.after(later(() => ends.toTarget(copy, () => ends.clientDone(bytes))));
+    /** It changes the file by a statement of its own, which what follows waits for. */
+    const change = (act: () => Promise<void>, ...files: readonly Handle[]): void => {
+      const releases = files.map((held) => held.hold());
+      inTurn(id, bytes, async () => {
+        try {
+          await act();
+        } finally {
+          for (const release of releases) release();
+        }
+      });
     };
     switch (request.is) {
       case "read":
@@ -247,28 +283,30 @@ export function createSftpProxy(parts: FileProxyParts): FileProxy {
         return pass({ for: "read", handle: file, offset: request.offset, length: request.length });
       case "write": {
         if (!file.write) return wrong();
-        pending.set(id, { for: "change", handle: file });
-        let now = true;
-        let sent = false;
-        let copy: Buffer | undefined;
-        const forward = (): void => {
-          ends.toTarget(now ? packet : (copy ?? packet), () => ends.clientDone(bytes));
-          sent = true;
-        };
-        file.give(request.offset, request.body, later(forward));
-        now = false;
-        if (!sent) copy = Buffer.from(packet);
-        return;
+        const { offset, body } = request;
+        return pass({ for: "change", handle: file }, (forward) => file.give(offset, body, forward));
       }
       case "close":
         handles.delete(request.handle);
-        return passAfter({ for: "close", handle: file });
+        return pass({ for: "close", handle: file });
       case "readdir":
         if (!file.folder) return wrong();
         return pass({ for: "readdir", handle: file });
-      case "copy":
+      case "copy": {
         if (!file.read || file.folder || other?.write !== true) return wrong();
-        return pass({ for: "copy", handle: other, length: request.length });
+        const copy = Buffer.from(packet);
+        const { offset, length } = request;
+        // A length of 0 is all that there is (OpenSSH's PROTOCOL, 4.10).
+        const detail = { ...(offset === 0 ? {} : { offset }), ...(length === 0 ? {} : { length }) };
+        const forward = (): void => {
+          other.copied();
+          ends.toTarget(copy);
+        };
+        return change(
+          () => begun(id, "copy", file.path, detail, forward, undefined, other.path),
+          ...new Set([file, other]),
+        );
+      }
       case "fsetstat": {
         if (!file.write) {
           ends.clientDone(bytes);
@@ -277,19 +315,17 @@ export function createSftpProxy(parts: FileProxyParts): FileProxy {
         const { path } = file;
         const copy = Buffer.from(packet);
         const { attributes } = request;
-        waiting.push(async () => {
+        return change(async () => {
           const verdict = decide(question("attributes", path, undefined, attributes));
           if (!verdict.ok) refuse(id, `change ${path}`, verdict);
           else await begun(id, "change", path, { ...attributes }, () => ends.toTarget(copy));
-          ends.clientDone(bytes);
-        });
-        return void work();
+        }, file);
       }
       case "fsync":
-        return passAfter({ for: "change", handle: file });
+        return pass({ for: "change", handle: file });
       case "fstat":
       case "fstatvfs":
-        return passAfter({ for: "look" });
+        return pass({ for: "look" });
     }
   };
 
@@ -323,7 +359,9 @@ export function createSftpProxy(parts: FileProxyParts): FileProxy {
     if (isOver()) return;
     if (typeof real !== "string") return reply(real === undefined ? noSuch(id) : withId(real, id));
     // Of a second path only the folder can be asked for; what a link points to is text, and was judged as such.
-    const real2 = two === undefined || request.is === "symlink" ? two?.path : await realOf(two.path, false, true);
+    const linked = request.is === "symlink" ? secondPath(request, real, home) : undefined;
+    if (linked?.ok === false) return refuse(id, ask.text, { reason: linked.reason });
+    const real2 = linked?.path ?? (two === undefined ? undefined : await realOf(two.path, false, true));
     if (isOver()) return;
     if (real2 !== undefined && typeof real2 !== "string") return reply(withId(real2, id));
     if (real !== path.path || (two !== undefined && real2 !== two.path)) {
@@ -331,6 +369,16 @@ export function createSftpProxy(parts: FileProxyParts): FileProxy {
       if (second !== undefined) {
         const verdict = refusalOf(decide(second));
         return refuse(id, ask.text, { ...verdict, reason: `${verdict.reason} (a link leads there from ${path.path})` });
+      }
+    }
+    if (real2 !== undefined && (request.is === "rename" || request.is === "posix-rename")) {
+      const strict = decide({ ask: "file", op: "rename", path: real, path2: real2 });
+      // It may be a folder, and more of it could be read or written under its new name.
+      const what = strict.ok ? undefined : await own(FXP.lstat, real);
+      if (isOver()) return;
+      if (!strict.ok) {
+        if (what !== undefined && statusOf(what) !== undefined) return reply(withId(what, id));
+        if (what === undefined || isFolderOf(what) !== false) return refuse(id, ask.text, strict);
       }
     }
     const packet = encodeRequest(id, request, real, real2);
@@ -385,9 +433,9 @@ export function createSftpProxy(parts: FileProxyParts): FileProxy {
 
   // ---------------------------------------------------------------------------------------- asking the target
 
-  const ask = (type: number, path: string): Promise<Buffer | undefined> => {
+  const own = (type: number, path: string): Promise<Buffer | undefined> => {
     let id = randomInt(2 ** 32);
-    while (pending.has(id)) id = randomInt(2 ** 32);
+    while (pending.has(id) || reserved.has(id)) id = randomInt(2 ** 32);
     const { promise, resolve } = Promise.withResolvers<Buffer | undefined>();
     pending.set(id, { for: "own", answer: resolve });
     ends.toTarget(encodePacket(type, id, encodeString(path)));
@@ -402,15 +450,15 @@ export function createSftpProxy(parts: FileProxyParts): FileProxy {
     if (path === "/") return path;
     const { folder, name } = splitPath(path);
     if (follows) {
-      const answer = await ask(FXP.realpath, path);
+      const answer = await own(FXP.realpath, path);
       const real = answer === undefined ? undefined : realPathOf(answer);
       if (real !== undefined) return cleanReal(real);
       if (!makes || answer === undefined || statusOf(answer)?.code !== FX.noSuchFile) return answer ?? undefined;
       // A server that resolves only what is there. A link to nowhere is there, and would be written through.
-      const there = await ask(FXP.lstat, path);
+      const there = await own(FXP.lstat, path);
       if (there === undefined || statusOf(there)?.code !== FX.noSuchFile) return answer;
     }
-    const answer = await ask(FXP.realpath, folder);
+    const answer = await own(FXP.realpath, folder);
     const real = answer === undefined ? undefined : realPathOf(answer);
     return real === undefined ? answer : joinPath(cleanReal(real), name);
   };
@@ -430,7 +478,7 @@ export function createSftpProxy(parts: FileProxyParts): FileProxy {
       if (packet[4] !== FXP.version) throw damaged("an SFTP server that does not begin with its version");
       const version = filterVersion(packet);
       state = { is: "home" };
-      void ask(FXP.realpath, ".").then((answer) => {
+      void own(FXP.realpath, ".").then((answer) => {
         const home = answer === undefined ? undefined : realPathOf(answer);
         if (isOver()) return;
         if (home === undefined) return fail("SFTP: the server does not say where the account is at home");
@@ -475,6 +523,8 @@ export function createSftpProxy(parts: FileProxyParts): FileProxy {
         return true;
       }
       case "read": {
+        // What comes after the close was counted in nothing.
+        if (item.handle.over) throw damaged("the SFTP server answered for a file after it had closed it");
         if (type === FXP.data) {
           const body = new Reader(packet, 9).string(packet.length);
           if (body.length > item.length) throw damaged("the SFTP server sent more than was asked for");
@@ -496,16 +546,15 @@ export function createSftpProxy(parts: FileProxyParts): FileProxy {
         return good;
       }
       case "close":
+        if (status === undefined) throw damaged("a close that was answered by no status");
         item.handle.end(failed === undefined ? undefined : { code: "target_refused", message: failed.message });
         return true;
       case "change":
+        if (status === undefined) throw damaged("a change that was answered by no status");
         if (failed !== undefined) item.handle.failed(failed.message);
         return true;
-      case "copy":
-        if (failed === undefined) item.handle.copied(item.length);
-        else item.handle.failed(failed.message);
-        return true;
       case "statement":
+        if (status === undefined) throw damaged("a change that was answered by no status");
         openStatements.delete(item.n);
         tape.end(
           item.n,
@@ -513,6 +562,7 @@ export function createSftpProxy(parts: FileProxyParts): FileProxy {
         );
         return true;
       case "look":
+        if (type === FXP.data || type === FXP.handle) throw damaged("a question that was answered by something else");
         return true;
       default:
         return unreachable(item);

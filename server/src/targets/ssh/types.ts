@@ -74,7 +74,8 @@ export interface Transport {
   readonly pendingBytes: number;
   /**
    * Every packet of messages 5 and 6 (service request and accept) and 50 to 255, in order. Those that come before it is set
-   * for the first time wait. `payload` may be read until the handler returns; copy what is kept.
+   * for the first time wait. `payload` may be read until the handler returns; copy what is kept. After
+   * that its memory may be gone, and its `length` is 0 then.
    */
   onPacket: (payload: Buffer) => void;
   onDrain: () => void;
@@ -150,8 +151,15 @@ export interface Connection {
   open(type: string, data: Uint8Array, handlers: ChannelHandlers): Promise<Channel>;
   /** Resolves to whether the peer said yes (at once `true` without `wantReply`), in the order in which they were sent. */
   request(type: string, wantReply: boolean, data: Uint8Array): Promise<{ ok: boolean; data: Buffer }>;
+  /** While true, nothing is read from the peer: whoever deals with what it asks for is behind. */
+  hold(on: boolean): void;
   /** Ends all channels' handlers with `onClose` and the transport with it. */
   disconnect(reason: number, text: string): void;
+  /**
+   * The same for whoever is to read what was written last: the peer is told only when it has taken that, or after a moment.
+   * OpenSSH's client ends at a disconnect, and what it has not shown by then is lost. What the peer sends is thrown away.
+   */
+  farewell(reason: number, text: string): void;
   destroy(): void;
 }
 
@@ -160,6 +168,8 @@ export interface ConnectionHandlers {
   onOpen(open: ChannelOpen, accept: Accept): void;
   /** Answers in order whatever the time each takes; a rejection is answered with failure. */
   onRequest(request: Request): Promise<{ ok: boolean; data?: Uint8Array }>;
+  /** Something on this side failed, not the peer. The connection ends, and `onClose` follows. */
+  onDefect?(error: unknown): void;
   onClose(error: SshError | undefined): void;
 }
 
@@ -179,7 +189,7 @@ export class OpenRefused extends Error {
 }
 
 export interface ChannelHandlers {
-  /** The bytes may be read until it returns; copy what is kept. Say `channel.consumed(n)` when they are dealt with. */
+  /** The bytes, and their `length`, may be read until it returns; copy what is kept. Say `channel.consumed(n)` when they are dealt with. */
   onData(data: Buffer, stream: Stream): void;
   /** Requests are answered in the order in which they came, whatever the time each takes. */
   onRequest(request: Request): Promise<boolean>;
