@@ -267,7 +267,7 @@ export function textLine(line: ReplayLine): string {
 }
 
 /** `direction to the target, sha256 9f86…, stdout 12 bytes`: names and values, one level deep as people read it. */
-export function detailText(detail: Content): string {
+function detailText(detail: Content): string {
   const valueText = (value: JsonValue): string => {
     if (typeof value === "string") return value;
     if (!isContent(value)) return JSON.stringify(value);

@@ -73,7 +73,8 @@ export async function openStudio(
         resize: (cols, rows, n = 1) => write(RECORD.terminalResize, JSON.stringify({ n, cols, rows })),
         output: (bytes, n = 1) => write(RECORD.terminalOutput, numbered(bytes, n)),
         input: (bytes, n = 1) => write(RECORD.terminalInput, numbered(bytes, n)),
-        wrote: (n, stream, bytes) => write(RECORD.output, numbered(Buffer.concat([Buffer.of(stream), Buffer.from(bytes)]), n)),
+        wrote: (n, stream, bytes) =>
+          write(RECORD.output, numbered(Buffer.concat([Buffer.of(stream), Buffer.from(bytes)]), n)),
         ...{ started, completed },
         async statement(n, text, result) {
           await started(n, text);

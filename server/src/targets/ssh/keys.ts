@@ -348,7 +348,7 @@ export function signerFromSeed(seed: Uint8Array): Signer {
 const PKCS8_ED25519 = Buffer.from("302e020100300506032b657004220420", "hex");
 
 /** An Ed25519 private key from its 32-byte seed. */
-export function ed25519FromSeed(seed: Uint8Array): KeyObject {
+function ed25519FromSeed(seed: Uint8Array): KeyObject {
   if (seed.length !== 32) throw new RangeError("an Ed25519 seed has 32 bytes");
   return createPrivateKey({ key: Buffer.concat([PKCS8_ED25519, seed]), format: "der", type: "pkcs8" });
 }

@@ -140,11 +140,11 @@ describe("which way a scope of a host went", () => {
             if (gained && proved) throw new Error(`gained: ${JSON.stringify(asked)} ${JSON.stringify(changes)}`);
           }
         }),
-        { numRuns: 4_000 },
+        { numRuns: 2_000 },
       );
       // Else nothing was tried.
-      expect(count.narrower).toBeGreaterThan(400);
-      expect(count.gained).toBeGreaterThan(1_000);
+      expect(count.narrower).toBeGreaterThan(200);
+      expect(count.gained).toBeGreaterThan(500);
     },
     SLOW_MS,
   );
@@ -169,9 +169,9 @@ describe("which way a scope of a host went", () => {
             }
           }
         }),
-        { numRuns: 2_000 },
+        { numRuns: 1_000 },
       );
-      expect(examples).toBeGreaterThan(200);
+      expect(examples).toBeGreaterThan(100);
     },
     SLOW_MS,
   );
@@ -192,7 +192,23 @@ const command = fc
   .tuple(
     some("ls", "cat", "'l s'"),
     list(
-      some("a", "-a", "-*", "*", "**", "<name>", "<number>", "a*", "'a b'", "*/*", "a/**", "<name>.<name>", "*a", "1*"),
+      some(
+        "a",
+        "-a",
+        "-*",
+        "*",
+        "**",
+        "<name>",
+        "<number>",
+        "a*",
+        "'a b'",
+        "*/*",
+        "a/**",
+        "**/",
+        "<name>.<name>",
+        "*a",
+        "1*",
+      ),
     ),
     some("", "", " ..."),
   )
@@ -247,6 +263,9 @@ const argument = some(
   "a b",
   "a/b",
   "a/..",
+  "a/.",
+  "a/",
+  "a/b/",
   "1",
   "11",
   "1a",

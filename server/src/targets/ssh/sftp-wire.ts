@@ -58,7 +58,7 @@ export const OPEN = { read: 1, write: 2, append: 4, create: 8, truncate: 16, exc
 const OPEN_KNOWN = 63;
 
 /** The longest packet that OpenSSH's server and client take, and room for a head. */
-export const MAX_PACKET_BYTES = 256 * 1024 + 1024;
+const MAX_PACKET_BYTES = 256 * 1024 + 1024;
 /** draft, 4: handles are not longer. */
 const MAX_HANDLE_BYTES = 256;
 const MAX_PATH_BYTES = 16 * 1024;
@@ -164,7 +164,7 @@ type Path = string | undefined;
 type PathOnly = "lstat" | "stat" | "opendir" | "remove" | "rmdir" | "realpath" | "readlink" | "statvfs" | "expand-path";
 
 /** Extensions that are understood here; a server's others are not told to the client. */
-export const EXTENSIONS: Readonly<Record<string, string>> = {
+const EXTENSIONS: Readonly<Record<string, string>> = {
   "posix-rename@openssh.com": "posix-rename",
   "statvfs@openssh.com": "statvfs",
   "fstatvfs@openssh.com": "fstatvfs",
