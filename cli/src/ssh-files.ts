@@ -141,7 +141,6 @@ function ownIdentity(file: string): readonly [file: string, agent: string] {
 
 /** As ssh_config(5) reads it: in quotes, and `%` starts a token. */
 function path(file: string): string {
-  // eslint-disable-next-line no-control-regex
   if (/["\\\u0000-\u001F]|\$\{/.test(file)) {
     throw usage(`ssh cannot be told of a path such as ${JSON.stringify(file)}`, "Set GLASSKEY_HOME to a plainer one.");
   }
