@@ -12,7 +12,7 @@ import { toJson } from "./shape.ts";
 
 const root = join(import.meta.dirname, "../../..");
 const ajv = new Ajv({ allErrors: true, strict: true, strictRequired: false, strictTypes: false });
-const validators = Object.entries(policySchemas(["fake", "postgres"])).map(([name, schema]) => ({
+const validators = Object.entries(policySchemas(["fake", "postgres", "ssh"])).map(([name, schema]) => ({
   name,
   fits: ajv.compile<JsonValue>(schema),
 }));
@@ -164,7 +164,7 @@ const TOLD_ABOVE = /^(?:Names (?:of|or)|Tags of|Only `within`|As in a playbook)/
 test("docs/playbooks.md has a row for every key of every schema, in the schema's own words", async () => {
   const docs = await readFile(join(root, "docs/playbooks.md"), "utf8");
   const rows = docs.split("\n").filter((row) => row.startsWith("| `"));
-  const keys = Object.values(policySchemas(["postgres"])).flatMap((schema) => keysOf(schema));
+  const keys = Object.values(policySchemas(["postgres", "ssh"])).flatMap((schema) => keysOf(schema));
   expect(keys.length).toBeGreaterThan(80);
   const absent = keys.filter(([key, description]) => {
     const row = new RegExp(`^\\| \`(?:[\\w.]+\\.)?${key}\``);
@@ -192,7 +192,7 @@ describe("the JSON Schemas of policy files", () => {
   test("are committed as the code makes them", async () => {
     for (const name of SCHEMAS) {
       const committed: unknown = JSON.parse(await readFile(join(root, `contract/schemas/${name}.schema.json`), "utf8"));
-      expect(committed, name).toEqual(policySchemas(["postgres"])[name]);
+      expect(committed, name).toEqual(policySchemas(["postgres", "ssh"])[name]);
     }
   });
 

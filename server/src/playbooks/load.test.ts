@@ -87,7 +87,8 @@ describe("a good folder", () => {
       parseConfig: (value: unknown) => ({ ok: true as const, value: value as never }),
       parseScope: (value: unknown) => ({ ok: true as const, value: value as never }),
     };
-    const loaded = await loadPolicy({ folder, kinds: new Map([["postgres", any]]) });
+    const kinds = new Map(["postgres", "ssh"].map((kind) => [kind, any]));
+    const loaded = await loadPolicy({ folder, kinds });
     if (!loaded.ok) throw new Error(formatProblems(loaded.problems));
     const { policy } = loaded;
     const ask = {
