@@ -4,7 +4,8 @@ import type { Store } from "../store/database.ts";
 import type { Notifier } from "./access.ts";
 
 /**
- * Raises an alarm, once per key until it is cleared; the installation's own channels are told in the same transaction.
+ * Raises an alarm, once per key until it is cleared; the installation's own channels are told in the same transaction. One
+ * that is raised again while it is open says from then on what it was raised with last; nobody is told a second time.
  * @returns whether it is new.
  */
 export async function raiseAlarm(
@@ -22,7 +23,11 @@ export async function raiseAlarm(
       .onConflict((c) => c.column("key").where("cleared_at", "is", null).doNothing())
       .returning("id")
       .executeTakeFirst();
-    if (row === undefined) return false;
+    if (row === undefined) {
+      const open = tx.updateTable("alarms").set({ text }).where("key", "=", key).where("cleared_at", "is", null);
+      await open.where("text", "<>", text).execute();
+      return false;
+    }
     await append(tx, { type: "alarm.raised", at: new Date(), actor: "glasskey", data: { alarm: id, key } });
     await notifier?.post(tx, { event: "alarm", text, channels: [] });
     return true;

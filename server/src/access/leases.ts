@@ -350,15 +350,17 @@ async function prolong(access: Access, kind: KindControl, row: LeaseRow): Promis
   const plan = await kind.driver.extend(readPlan(access, row), row.ends_at, AbortSignal.timeout(REMOTE_TIMEOUT_MS));
   // Extended once more meanwhile: that is still to be done. The row's time came here without its microseconds.
   const later = sql<boolean>`ends_at >= ${row.ends_at}::timestamptz + interval '1 millisecond'`;
+  // Asked to close meanwhile: it stays due for removal, with the plan that says what the target has now.
   await access.store
     .updateTable("leases")
     .set({
       ...{ plan: sealPlan(access, row.id, plan), attempts: 0, last_error: null, claimed_by: null, claimed_until: null },
       extend_due: later,
-      next_at: sql`case when ${later} then clock_timestamp() else ends_at end`,
+      next_at: sql`case when state <> 'live' then next_at when ${later} then clock_timestamp() else ends_at end`,
     })
     .where("id", "=", row.id)
-    .where("state", "=", "live")
+    .where("state", "in", ["live", "closing"])
+    .where("claimed_by", "=", access.node)
     .execute();
 }
 
@@ -370,12 +372,16 @@ async function expire(access: Access, row: LeaseRow): Promise<void> {
       guard: "afterEnd",
     });
     if (moved === undefined) {
-      // Extended meanwhile: the row holds the later end.
+      // Extended meanwhile: the row holds the later end. Ended meanwhile by somebody else: it is due for removal.
       await tx
         .updateTable("leases")
-        .set((eb) => ({ claimed_by: null, claimed_until: null, next_at: eb.ref("ends_at") }))
+        .set({
+          ...{ claimed_by: null, claimed_until: null },
+          next_at: sql`case state when 'live' then ends_at else next_at end`,
+        })
         .where("id", "=", row.id)
-        .where("state", "=", "live")
+        .where("state", "in", ["live", "closing"])
+        .where("claimed_by", "=", access.node)
         .execute();
     }
     return moved;

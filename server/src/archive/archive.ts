@@ -71,6 +71,8 @@ const STOP_MS = 20_000; // what is not there by then is there after the next sta
 const CLEAR_EVERY_MS = 60_000; // another process may have raised it, and be gone
 const BEHIND = "archive behind";
 const CHANGED = "archive changed";
+/** So many of the objects that were changed are named in the alarm. */
+const FAULTS_NAMED = 5;
 
 /**
  * Copies the log and the recordings to where nobody can write twice. The log is the outbox: one process at a time claims
@@ -211,13 +213,14 @@ export function startArchive(options: ArchiveOptions): Archive {
     }
   };
 
-  const open = new Set<string>();
+  const open = new Map<string, string>();
   let clearedAtMs = Number.NEGATIVE_INFINITY;
-  const tell = async (key: string, text: string | undefined, clearAll: boolean): Promise<void> => {
+  /** Raised once, and again when `what` it is about has changed. */
+  const tell = async (key: string, text: string | undefined, clearAll: boolean, what = ""): Promise<void> => {
     if (text !== undefined) {
-      if (open.has(key)) return;
+      if (open.get(key) === what) return;
       await alarms.raise(key, text);
-      open.add(key);
+      open.set(key, what);
     } else if (clearAll || open.delete(key)) await alarms.clear(key);
   };
   const watch = async (): Promise<void> => {
@@ -226,12 +229,13 @@ export function startArchive(options: ArchiveOptions): Archive {
     const late = `the archive ${place} is ${formatDuration(ms)} behind the log`;
     const why = cursor.last_error === null ? "; see: glass archive status" : `: ${cursor.last_error}`;
     const behind = cursor.refused ? `nothing is archived${why}` : ms > 2 * everyMs ? `${late}${why}` : undefined;
-    const faults = await faultsOf(store, place, 1);
-    const [first] = faults;
-    const changed = first === undefined ? undefined : `the archive ${place} was changed: ${first.path} ${first.fault}`;
+    const faults = await faultsOf(store, place, FAULTS_NAMED + 1);
+    const named = faults.slice(0, FAULTS_NAMED).map(({ path, fault }) => `${path} ${fault}`);
+    const what = `${named.join(", ")}${faults.length > FAULTS_NAMED ? ", and more: glass archive status" : ""}`;
+    const changed = faults.length === 0 ? undefined : `the archive ${place} was changed: ${what}`;
     const clearAll = performance.now() - clearedAtMs >= CLEAR_EVERY_MS;
     await tell(BEHIND, behind, clearAll);
-    await tell(CHANGED, changed, clearAll);
+    await tell(CHANGED, changed, clearAll, what);
     if (clearAll) clearedAtMs = performance.now();
   };
 

@@ -120,7 +120,7 @@ describe.skipIf(why !== undefined)(
       const ten = await Promise.all(
         Array.from({ length: 10 }, (_, n) => ssh([...control, grant, `echo ${n}; exit ${n}`])),
       );
-      expect(ten.map(({ code, text }) => [code, text])).toEqual(ten.map((_, n) => [n, `${n}\n`]));
+      expect(ten.map(({ code, text, stderr }) => [code, text, stderr])).toEqual(ten.map((_, n) => [n, `${n}\n`, ""]));
       master.end();
       expect((await master.done).code).toBe(0);
       expect(await sessions()).toHaveLength(1);

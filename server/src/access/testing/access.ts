@@ -39,6 +39,8 @@ export interface TestTargetState {
   down: boolean;
   /** {@link LeaseDriver.cutsFirst}. */
   cutsFirst: boolean;
+  /** Called while the target is asked to extend, before it answers. */
+  extending: () => Promise<void> | void;
   /** In place of an answer, from everything that asks the target; and from what issues. */
   failure: Error | undefined;
   issueFailure: Error | undefined;
@@ -123,7 +125,7 @@ export async function startTestAccess(cluster: SharedCluster, files: Files): Pro
   };
   const target: TestTargetState = {
     ...{ live: new Set(), minted: [], issued: [], lastIssues: [], down: false, cutsFirst: false },
-    ...{ failure: undefined, issueFailure: undefined },
+    ...{ extending: () => {}, failure: undefined, issueFailure: undefined },
   };
   const warnings: string[] = [];
   const stop: (() => Promise<void>)[] = [];
@@ -255,7 +257,10 @@ function driverOf(target: TestTargetState): LeaseDriver {
       target.issued.push(to);
       return { token: to.session };
     },
-    extend: (plan) => Promise.resolve(plan),
+    extend: async (plan) => {
+      await target.extending();
+      return plan;
+    },
     fence: async () => up(),
     revoke: async (plan) => {
       up();
