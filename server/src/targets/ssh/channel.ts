@@ -72,8 +72,9 @@ interface Unanswered {
 }
 
 /**
- * One channel (RFC 4254, 5). After `close` or `abort` nothing but `onClose` is heard of it. A graceful close goes out after
- * everything that was written and after the answers to the peer's requests.
+ * One channel (RFC 4254, 5). After `abort` nothing but `onClose` is heard of it; after `close` its requests are, too, because
+ * an sshd tells of a program's exit after it was asked to close. A graceful close goes out after everything that was written
+ * and after the answers to the peer's requests.
  */
 export class SshChannel implements Channel {
   readonly id: number;
@@ -103,8 +104,9 @@ export class SshChannel implements Channel {
   #unhandledBytes = 0;
   readonly #asked: ((ok: boolean) => void)[] = [];
 
-  /** Whoever has the handlers said close or abort: from there they hear of `onClose` alone. */
+  /** Whoever has the handlers said close or abort: from there they hear of no data; after an abort of `onClose` alone. */
   #leftAlone = false;
+  #aborted = false;
   /** Events that came before whoever opened the channel can know of it. */
   #held: (() => void)[] | undefined;
 
@@ -135,7 +137,7 @@ export class SshChannel implements Channel {
   // --------------------------------------------------------------------------------------------------- sending
 
   write(data: Uint8Array, stream: Stream = 0, sent?: () => void): void {
-    if (this.#wish !== "nothing" || this.#sent !== "nothing") return;
+    if (this.#wish !== "nothing" || this.#sent !== "nothing" || this.#received === "close") return;
     let start = 0;
     if (this.#queue.length === 0 && !this.#mux.blocked) {
       while (start < data.length && this.#peerWindow > 0 && !this.#mux.blocked) {
@@ -241,6 +243,7 @@ export class SshChannel implements Channel {
   }
 
   abort(): void {
+    this.#aborted = true;
     this.#wish = "close";
     this.#forget();
     this.#sendClose();
@@ -340,16 +343,27 @@ export class SshChannel implements Channel {
   }
 
   gotClose(): void {
+    if (this.#received === "close") throw violation("a second close of a channel");
     this.#received = "close";
-    this.#wish = "close";
     this.#forget();
     if (this.#sent === "close") this.end();
-    else this.#sendClose();
+    else if (this.#handlers.onClosing === undefined || this.#leftAlone) this.#answerClose();
+    else
+      this.#deliver(() => {
+        if (this.#leftAlone) this.#answerClose();
+        else this.#handlers.onClosing?.();
+      });
+  }
+
+  #answerClose(): void {
+    this.#wish = "close";
+    this.#sendClose();
   }
 
   /** @throws SshError when too many wait for a handler or their answer */
   gotRequest({ type, wantReply, data }: Request): void {
-    if (this.#sent === "close") return; // it crossed our close
+    if (this.#received === "close") throw violation("a request on a channel after its close");
+    if (this.#aborted || (wantReply && this.#sent === "close")) return; // it crossed our close: no answer can follow that
     const owed: Unanswered | undefined = wantReply ? { answer: undefined } : undefined;
     if (owed !== undefined) this.#owed.push(owed);
     if (this.#owed.length > MAX_UNANSWERED) throw violation("more requests on a channel than can be answered");
@@ -364,10 +378,9 @@ export class SshChannel implements Channel {
       this.#unhandledBytes -= bytes;
       if (owed !== undefined) this.#answer(owed, ok);
     };
-    if (this.#leftAlone) return settled(false);
     const request = { type, wantReply, data: Buffer.from(data) };
     this.#deliver(() => {
-      if (this.#leftAlone) settled(false);
+      if (this.#aborted) settled(false);
       else void handle(() => this.#handlers.onRequest(request)).then(settled, () => settled(false));
     });
   }

@@ -37,6 +37,7 @@ function listener(answers: Partial<ChannelHandlers> = {}) {
       heard.events.push("eof");
       answers.onEof?.();
     },
+    ...(answers.onClosing === undefined ? {} : { onClosing: answers.onClosing }),
     onClose() {
       heard.events.push("close");
       answers.onClose?.();
@@ -245,7 +246,7 @@ describe("channels", () => {
     expect(client.channels).toBe(0);
   });
 
-  test("after close nothing but the close is heard, and the peer is not held up by what nobody reads", async () => {
+  test("after close no data is heard, and the peer is not held up by what nobody reads", async () => {
     const far = listener();
     const { client, serverSide } = connect(() => far.handlers, { windowBytes: 100 });
     const near = listener();
@@ -257,12 +258,36 @@ describe("channels", () => {
     const late = other?.request("signal", true, NONE);
     await settled();
     expect(other?.pendingBytes).toBe(0);
-    expect(await late).toBe(false);
-    expect(near.heard).toMatchObject({ events: [], requests: [] });
+    expect(await late).toBe(true);
+    expect(near.heard).toMatchObject({ events: [], requests: [{ type: "signal" }] });
     expect(near.heard.data[0]).toHaveLength(0);
     other?.consumed(100);
     await settled();
     expect([near.heard.events, far.heard.events]).toEqual([["close"], ["close"]]);
+  });
+
+  test("whoever takes its time to answer a close can still send requests, and is heard, but not its data", async () => {
+    let closing = 0;
+    const far = listener({ onClosing: () => void (closing += 1) });
+    const { client, serverSide } = connect(() => far.handlers);
+    const near = listener();
+    const channel = await client.open("session", NONE, near.handlers);
+    channel.eof();
+    channel.close();
+    await settled();
+    expect(closing).toBe(1);
+    const [other] = serverSide.channels;
+    other?.write(Buffer.from("nobody reads it"), 0, () => expect.unreachable());
+    void other?.request("exit-status", false, Buffer.of(0, 0, 0, 7));
+    const asked = other?.request("signal", true, NONE); // no answer can follow a close
+    await settled();
+    expect(near.heard).toMatchObject({ events: [], requests: [{ type: "exit-status" }] });
+    expect([client.channels, far.heard.events]).toEqual([1, ["eof"]]);
+    other?.close();
+    await settled();
+    expect(await asked).toBe(false);
+    expect(near.heard.data[0]).toHaveLength(0);
+    expect([client.channels, near.heard.events, far.heard.events]).toEqual([0, ["close"], ["eof", "close"]]);
   });
 
   test("there may be 256 at once and no more; each that closes makes room", async () => {

@@ -165,7 +165,7 @@ export function serveProgram(line: Line, accept: Accept): void {
       if (state.is === "over" || error instanceof SshError) return; // the connection's end says why
       if (!(error instanceof OpenRefused)) return line.defect(error);
       ended = { code: "target_refused", message: said(error.message) };
-      if (!clientClosed) endUnborn(said(error.message));
+      endUnborn(said(error.message));
       target?.abort();
       finish();
     }
@@ -192,7 +192,7 @@ export function serveProgram(line: Line, accept: Accept): void {
       line.refuse(via, text, verdict),
     fail(text: string): void {
       ended ??= { code: "refused", message: text };
-      if (!clientClosed) endUnborn(text);
+      endUnborn(text);
       target?.close();
     },
   };
@@ -263,17 +263,21 @@ export function serveProgram(line: Line, accept: Accept): void {
       eofSeen = true;
       if (state.is === "running") state.flow.clientEof();
     },
-    onClose() {
-      clientClosed = true;
-      if (state.is === "setup") return finish();
-      if (state.is === "over") return;
-      const close = (): void => {
-        if (!targetClosed) target?.close(); // still opening: `launch` looks again
-      };
-      // What it sent before reaches the program, as it would without a gateway.
-      if (state.is === "running" && state.flow.settled !== undefined) state.flow.settled(close);
-      else close();
-    },
+    // The client's own close is answered when the program is over: until then its exit status still reaches the client.
+    onClosing: () => clientLeft(),
+    onClose: () => clientLeft(),
+  };
+
+  const clientLeft = (): void => {
+    if (clientClosed) return;
+    clientClosed = true;
+    if (state.is === "setup" || state.is === "over") return closeBoth();
+    const close = (): void => {
+      if (!targetClosed) target?.close(); // still opening: `launch` looks again
+    };
+    // What it sent before reaches the program, as it would without a gateway.
+    if (state.is === "running" && state.flow.settled !== undefined) state.flow.settled(close);
+    else close();
   };
 
   const targetHandlers: ChannelHandlers = {
@@ -316,13 +320,12 @@ export function serveProgram(line: Line, accept: Accept): void {
     },
   };
 
-  const tell = (type: string, data: Uint8Array): void => {
-    if (!clientClosed) void client.request(type, false, data);
-  };
+  /** Also to a client that has closed: it waits for the answer to its close. */
+  const tell = (type: string, data: Uint8Array): void => void client.request(type, false, data);
 
   const closeBoth = (): void => {
     if (clientClosed && exit === undefined) ended ??= { code: "client_gone", message: "the client closed the channel" };
-    if (!clientClosed) client.close();
+    client.close();
     finish();
   };
 

@@ -130,10 +130,46 @@ describe("a client that was let in", () => {
     gateway.sessions[0]?.holdCommits(true);
     program.channel.write(Buffer.alloc(100_000, "x"));
     program.channel.close();
-    await program.closed;
+    await new Promise((done) => setTimeout(done, 50));
     gateway.sessions[0]?.holdCommits(false);
     await eventually(() => gateway.json(RECORD.statementCompleted).length === 1);
+    await program.closed;
     expect(seen.data.length).toBe(100_000);
+    connection.destroy();
+  });
+
+  test("that closes its channel after the end of the output still gets the exit status, as from an sshd", async () => {
+    const seen = await start(
+      { shell: true },
+      {
+        onOpen(_open, accept) {
+          const channel = accept.accept({
+            ...QUIET,
+            onRequest(request) {
+              if (request.type === "exec") {
+                channel.write(Buffer.from("out"));
+                channel.eof();
+              }
+              return Promise.resolve(true);
+            },
+            // The program goes on without its output, and ends only now; sshd tells so before it answers the close.
+            onClosing() {
+              void channel.request("exit-status", false, encodeNumber(9));
+              channel.close();
+            },
+          });
+          seen.channels.push(channel);
+        },
+      },
+    );
+    const { connection } = await connectClient(gateway);
+    const program = await exec(connection, "echo out; exec >&- 2>&-; exit 9");
+    program.channel.eof();
+    await program.until(({ eof }) => eof);
+    program.channel.close(); // what OpenSSH does once both directions have ended
+    await program.closed;
+    expect([program.stdout, statusOf(program)]).toEqual(["out", 9]);
+    expect(gateway.json(RECORD.statementCompleted)).toMatchObject([{ tag: "exit 9" }]);
     connection.destroy();
   });
 

@@ -191,11 +191,19 @@ export class OpenRefused extends Error {
 export interface ChannelHandlers {
   /** The bytes, and their `length`, may be read until it returns; copy what is kept. Say `channel.consumed(n)` when they are dealt with. */
   onData(data: Buffer, stream: Stream): void;
-  /** Requests are answered in the order in which they came, whatever the time each takes. */
+  /**
+   * Requests are answered in the order in which they came, whatever the time each takes. They are heard after `close` too,
+   * until the peer closes: an sshd tells of a program's exit then.
+   */
   onRequest(request: Request): Promise<boolean>;
   /** Everything that was written has been handed to the socket. */
   onDrain?(): void;
   onEof(): void;
+  /**
+   * The peer closed its direction: what is written from here is dropped, but requests still reach it (an exit status) until
+   * `channel.close()`, which is then owed. Without this handler the close is answered at once (RFC 4254, 5.3).
+   */
+  onClosing?(): void;
   /** The last one: both directions are over, or the connection is. */
   onClose(): void;
 }
