@@ -34,6 +34,8 @@ export interface WorkerOptions {
 const POLL_MS = 250;
 const RENEW_MS = 5_000;
 const BATCH_TIMEOUT_MS = 5 * 60_000; // whatever a driver does: beyond this it hangs
+/** A stop waits so long for the answer to what was sent, because without it all of that comes twice. */
+const STOP_MS = 2_000;
 const PAUSES_MS = [1_000, 2_000, 5_000, 10_000, 30_000, 60_000] as const;
 /** So many entries after one another may be put aside; then it is the receiver, and the sink waits for it. */
 const PARKED_IN_A_ROW = 3;
@@ -46,6 +48,7 @@ const PARKED_IN_A_ROW = 3;
 export function startWorker(options: WorkerOptions): () => Promise<void> {
   const { store, key, driver, node, warn, pollMs = POLL_MS, pausesMs = PAUSES_MS } = options;
   const stopped = new AbortController();
+  const hurried = new AbortController();
   /** Smaller after a refusal, to find the entry that it is about, and where time ran out; grows again with each success. */
   let entriesAtMost = driver.batch.entries;
 
@@ -125,10 +128,10 @@ export function startWorker(options: WorkerOptions): () => Promise<void> {
     const renewing = keepClaim(done.signal, () => lost.abort());
     const timeout = AbortSignal.timeout(BATCH_TIMEOUT_MS);
     try {
-      await deliver(claim, AbortSignal.any([stopped.signal, lost.signal, timeout]));
+      await deliver(claim, AbortSignal.any([hurried.signal, lost.signal, timeout]));
       return true;
     } catch (error) {
-      if (stopped.signal.aborted || lost.signal.aborted) return false;
+      if (hurried.signal.aborted || lost.signal.aborted) return false;
       const text = timeout.aborted ? `no batch was taken within ${BATCH_TIMEOUT_MS / 60_000} minutes` : faultOf(error);
       const pause = pausesMs[Math.min(claim.failures + 1, pausesMs.length) - 1] ?? 0;
       const asked = error instanceof DeliveryError ? (error.retryAfterMs ?? 0) : 0;
@@ -169,7 +172,9 @@ export function startWorker(options: WorkerOptions): () => Promise<void> {
 
   return async () => {
     stopped.abort();
+    const hurry = setTimeout(() => hurried.abort(), STOP_MS);
     await running;
+    clearTimeout(hurry);
     await driver.close?.().catch(() => {}); // a disk that fails: the others are stopped all the same
     await releaseClaim(store, key, node).catch(() => {}); // it runs out by itself
   };

@@ -198,7 +198,7 @@ function lines(text: string): ReplayLine[] {
 }
 
 /** Polls for a condition, with a generous limit. */
-export async function eventually(what: () => boolean | Promise<boolean>, limitMs = 20_000): Promise<void> {
+export async function eventually(what: () => boolean | Promise<boolean>, limitMs = 40_000): Promise<void> {
   const until = performance.now() + limitMs;
   while (!(await what())) {
     if (performance.now() > until) throw new Error(`not so within ${limitMs} ms: ${what.toString()}`);

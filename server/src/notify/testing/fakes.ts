@@ -19,6 +19,8 @@ export interface FakeAnswer {
   readonly headers?: Readonly<Record<string, string>>;
   /** Nothing is ever answered. */
   readonly hang?: boolean;
+  /** The answer comes so much later. */
+  readonly delayMs?: number;
 }
 
 /** A vendor's server as its published documents describe it, on loopback over TLS. */
@@ -47,8 +49,10 @@ export async function startFake(identity: Identity, path: string, documented: Do
       const answer = fake.broken ?? documented({ ...about, body });
       seen.push({ ...about, body: (body ?? {}) as Record<string, unknown>, status: answer.status });
       if (answer.hang === true) return;
-      response.writeHead(answer.status, { "content-type": "text/plain", ...answer.headers });
-      response.end(answer.body ?? "");
+      setTimeout(() => {
+        response.writeHead(answer.status, { "content-type": "text/plain", ...answer.headers });
+        response.end(answer.body ?? "");
+      }, answer.delayMs ?? 0);
     });
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
