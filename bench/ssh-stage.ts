@@ -2,7 +2,7 @@ import { execFileSync, spawn } from "node:child_process";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { userInfo } from "node:os";
 import { join } from "node:path";
-import type { ConnectAnswer, GrantView, TargetSetup } from "@glasskey/contract";
+import type { ConnectAnswer, GrantView, SessionView, TargetSetup } from "@glasskey/contract";
 import { call } from "../cli/src/client.ts";
 import type { Login } from "../cli/src/home.ts";
 import { writeSsh } from "../cli/src/ssh-files.ts";
@@ -30,6 +30,8 @@ export interface SshStage extends AsyncDisposable {
   readonly pid: number;
   /** What a client of our own needs for the grant. */
   readonly answer: ConnectAnswer;
+  /** A security officer's kill of every session that is open. Resolves with the answers; @returns when it was asked. */
+  kill(): Promise<number>;
 }
 
 const USER = userInfo().username;
@@ -92,6 +94,15 @@ export async function startSshStage(folder: string, signal: AbortSignal, profile
       jump: { name: "ssh -J", config, host: "jumped" },
       glasskey: { name: "Glasskey", config: files.config, host: files.host },
       ...{ pid: glass.pid, answer },
+      async kill() {
+        const { sessions } = await call<{ sessions: SessionView[] }>(glass.admin, "GET", "/v1/sessions?open=true");
+        const asked = performance.now();
+        const killed = sessions.map(({ session }) =>
+          call(glass.admin, "POST", "/v1/kill", { id: session, why: "measured" }),
+        );
+        await Promise.all(killed);
+        return asked;
+      },
       [Symbol.asyncDispose]: () => running.disposeAsync(),
     };
   } catch (error) {
@@ -110,7 +121,7 @@ async function startGlass(
   await writeFiles(dir, {
     "policy/policy.yaml": "reasons: { bench: To measure }\n",
     "policy/people.yaml": `- { name: ann, roles: [requester], groups: [ops], secret: ${await hashSecret(secrets.ann)} }
-- { name: ida, roles: [admin], secret: ${await hashSecret(secrets.ida)} }
+- { name: ida, roles: [admin, security_officer, auditor], secret: ${await hashSecret(secrets.ida)} }
 `,
     [`policy/targets/${TARGET}.yaml`]: `target: ${TARGET}
 kind: ssh

@@ -7,7 +7,7 @@ import { measure, type SshSizes } from "./ssh.ts";
 
 const why = missingSshd();
 const SMALL: SshSizes = {
-  ...{ connects: 2, fileMiB: 4, copyRounds: 1, keystrokes: 5, sessions: 4 },
+  ...{ connects: 2, fileMiB: 4, copyRounds: 1, keystrokes: 5, kills: 2, sessions: 4 },
   load: { perMinute: 500, seconds: 1 },
 };
 

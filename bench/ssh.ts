@@ -17,6 +17,7 @@ export interface SshSizes {
   readonly fileMiB: number;
   readonly copyRounds: number;
   readonly keystrokes: number;
+  readonly kills: number;
   readonly sessions: number;
   /** An Ansible-like load: connections a minute, for so many seconds. */
   readonly load: { readonly perMinute: number; readonly seconds: number };
@@ -24,13 +25,14 @@ export interface SshSizes {
 
 /** Ten minutes of the load with GLASSKEY_BENCH_FULL=1; the same rate for one minute without. */
 const SIZES: SshSizes = {
-  ...{ connects: 60, fileMiB: 1024, copyRounds: 3, keystrokes: 1_000, sessions: 200 },
+  ...{ connects: 60, fileMiB: 1024, copyRounds: 3, keystrokes: 1_000, kills: 30, sessions: 200 },
   load: { perMinute: 500, seconds: process.env["GLASSKEY_BENCH_FULL"] === "1" ? 600 : 60 },
 };
 const COPY_GOAL = 0.7;
 const COPY_GROWTH_MIB = 64;
 const KEYSTROKE_GOAL_MS = 3;
 const SESSION_GOAL_MIB = 2;
+const KILL_GOAL_MS = 100;
 const SAMPLE_MS = 50;
 const MIB = 2 ** 20;
 
@@ -48,6 +50,7 @@ export async function measure({ folder, signal, progress }: BenchContext, sizes:
   results.push(...(await connects(stage, ways, sizes.connects, signal, progress)));
   results.push(...(await copies(stage, ways, folder, sizes, signal, progress)));
   results.push(...(await keystrokes(stage, ways, sizes.keystrokes, signal, progress)));
+  results.push(...(await kills(stage, sizes.kills, signal, progress)));
   results.push(...(await memory(stage, sizes.sessions, signal, progress)));
   results.push(...(await load(stage, sizes.load, signal, progress)));
   return results;
@@ -170,6 +173,51 @@ async function keystrokes(
       ),
     result("echo of a keystroke, p99, added to direct", "ms", at(glasskey, 0.99) - at(direct, 0.99), {
       goal: { atMost: KEYSTROKE_GOAL_MS },
+    }),
+  ];
+}
+
+/** From a security officer's command to the reason on the terminal of the person who was in, whole round trips. */
+async function kills(
+  { glasskey, pid, kill }: SshStage,
+  count: number,
+  signal: AbortSignal,
+  progress: BenchContext["progress"],
+): Promise<Result[]> {
+  progress(`${count} kills`);
+  await quiet([pid]);
+  const samples: number[] = [];
+  for (let n = 0; n < count; n++) {
+    const child = spawn("ssh", ["-F", glasskey.config, "-tt", glasskey.host, "echo ready; exec cat"], {
+      stdio: ["pipe", "pipe", "ignore"],
+      signal,
+    });
+    try {
+      const [ready, told] = [Promise.withResolvers<void>(), Promise.withResolvers<number>()];
+      told.promise.catch(() => {}); // asked for below, where it was ready
+      child.once("error", (error) => ready.reject(error));
+      let said = "";
+      child.stdout.on("data", (bytes: Buffer) => {
+        said += bytes.toString();
+        if (said.includes("ready")) ready.resolve();
+        if (said.includes("killed by a security officer")) told.resolve(performance.now());
+      });
+      child.once("close", () => {
+        const error = new Error(`ssh ended without a reason: ${said}`);
+        ready.reject(error);
+        told.reject(error);
+      });
+      await ready.promise;
+      const [at, asked] = await Promise.all([told.promise, kill()]);
+      samples.push(at - asked);
+    } finally {
+      child.kill();
+    }
+  }
+  return [
+    result("glass kill to the reason on the terminal, p50", "ms", percentile(samples, 0.5)),
+    result("glass kill to the reason on the terminal, p99", "ms", percentile(samples, 0.99), {
+      goal: { atMost: KILL_GOAL_MS },
     }),
   ];
 }

@@ -209,7 +209,9 @@ test("a place that is refused raises the alarm at once and is asked again; the a
 test("a place that never answers raises the alarm when it is late, and does not hold up the stop for long", async () => {
   await rig.grow(5);
   const objects = folderIn(rig);
-  const archive = rig.archive(changed(objects, { put: () => new Promise(() => {}) }), { pollMs: 20, everyMs: 50 });
+  const archive = rig.archive(changed(objects, { put: () => new Promise(() => {}) }), {
+    ...{ pollMs: 20, everyMs: 50, stopMs: 500 },
+  });
   await until(() => expect(rig.alarms.get("archive behind")).toMatch(/behind the log/));
   const [began] = [performance.now()];
   await archive.stop();

@@ -43,6 +43,8 @@ export interface ArchiveOptions {
   readonly pollMs?: number;
   /** An object is looked at again when this has passed since the last time; 30 days by default. */
   readonly recheckMs?: number;
+  /** How long a stop waits for what is still to be copied; 20 s by default. */
+  readonly stopMs?: number;
 }
 
 export interface Archive {
@@ -281,7 +283,7 @@ export function startArchive(options: ArchiveOptions): Archive {
       stopping.abort();
       await watching;
       const last = copying.then(() => inTurn(true));
-      await within(STOP_MS, last, () => hurry.abort());
+      await within(options.stopMs ?? STOP_MS, last, () => hurry.abort());
       objects.close();
     },
   };
