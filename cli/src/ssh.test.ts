@@ -124,7 +124,11 @@ time: { max: 30m }
     const { grant } = await ann.break("host");
     const { gateway } = await ann.call<GrantView>("GET", `/v1/grants/${grant}`);
     const line = `ssh -p ${gateway?.port} ${grant}@${gateway?.host}`;
-    expect((await run("ann", ["status", grant])).stdout).toContain(line);
+    const status = (await run("ann", ["status", grant])).stdout;
+    expect(status).toContain(line);
+    expect(status).toMatch(
+      /may do +user: .*\n +files: digest\n +sftp: read \/\*\*, write \S+\n +shell: yes\n +not: agent, x11\n/,
+    );
     expect((await run("ann", ["status"])).stdout).toContain(line);
     const printed = (await run("ann", ["connect", grant, "--print"])).stdout;
     expect(printed).toContain(line);

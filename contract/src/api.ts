@@ -155,6 +155,9 @@ export const grantView = z.object({
   playbookHash: z.string(),
   target: z.string(),
   kind: z.string(),
+  mayDo: z
+    .array(z.string())
+    .describe("The scope that is decided upon, as it was at the request: one line for each key"),
   requester: z.string(),
   reason: z.string(),
   why: z.string(),

@@ -251,6 +251,7 @@ export function show(grant: GrantView, out: Output): void {
   out.say(`${out.bold(grant.grant)} is ${stateOf(grant, out)}`);
   const rows: [string, string][] = [
     ["playbook", `${grant.playbook} on ${grant.target} (${grant.kind})`],
+    ...grant.mayDo.map((line, i): [string, string] => [i === 0 ? "may do" : "", plain(line)]),
     ["who", grant.requester],
     ["why", `${grant.reason}: ${plain(grant.why)}${grant.incident === null ? "" : ` [${plain(grant.incident)}]`}`],
     ["asked", `${clock(grant.createdAt)} for ${duration(grant.forMs)}`],

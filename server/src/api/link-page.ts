@@ -1,8 +1,9 @@
 import type { Observation } from "../access/access.ts";
 import { formatDuration } from "../core/duration.ts";
 import { unreachable } from "../core/errors.ts";
-import type { JsonObject, JsonValue } from "../core/json.ts";
+import type { JsonObject } from "../core/json.ts";
 import { moment, oneLine } from "../notify/text.ts";
+import { scopeWords } from "./scope-words.ts";
 import { factMark, html, sign, whole, type Html } from "./link-markup.ts";
 
 /** What somebody is asked to decide on. All texts are of strangers; the page escapes them and shows what is unseen. */
@@ -173,25 +174,6 @@ function facts(request: RequestView): readonly Html[] {
           </div>`,
         ],
   );
-}
-
-const MAX_SCOPE_LINES = 20;
-
-/** A scope as words, whatever the kind: one line per key. */
-function scopeWords(scope: JsonObject): readonly string[] {
-  const words = (value: JsonValue): string => {
-    if (Array.isArray(value)) return value.map(words).join(", ");
-    if (typeof value === "object" && value !== null) {
-      return Object.entries(value)
-        .map(([key, inner]) => `${key} ${words(inner)}`)
-        .join(", ");
-    }
-    return typeof value === "boolean" ? (value ? "yes" : "no") : String(value);
-  };
-  const lines = Object.entries(scope)
-    .filter(([, value]) => !Array.isArray(value) || value.length > 0)
-    .map(([key, value]) => `${key}: ${words(value)}`);
-  return lines.length > MAX_SCOPE_LINES ? [...lines.slice(0, MAX_SCOPE_LINES), "and more"] : lines;
 }
 
 function evidenceWords({ fact, value, severity }: Observation, requester: string): string {

@@ -4,10 +4,12 @@ import type { Access } from "../access/access.ts";
 import { observationsOf } from "../access/facts.ts";
 import type { GrantRow } from "../access/lifecycle.ts";
 import { noteOf, type ReviewRow } from "../access/review.ts";
+import { pinned } from "../access/pins.ts";
 import { whyOf } from "../access/tell.ts";
 import { waitingFor } from "../access/waiting.ts";
 import { describe } from "../core/errors.ts";
 import type { SessionsTable } from "../store/tables.ts";
+import { scopeWords } from "./scope-words.ts";
 import type { Api } from "./services.ts";
 
 /** In place of sealed words that do not open. */
@@ -20,7 +22,7 @@ export async function grantViewOf(
   row: GrantRow,
 ): Promise<GrantView> {
   const gateway = row.state === "active" ? endpoint(row.kind) : undefined;
-  const [approvals, lease, review, waiting] = await Promise.all([
+  const [approvals, lease, review, waiting, mayDo] = await Promise.all([
     access.store
       .selectFrom("approvals")
       .select(["person", "verdict", "at"])
@@ -35,6 +37,10 @@ export async function grantViewOf(
       .executeTakeFirst(),
     access.store.selectFrom("reviews").selectAll().where("grant_id", "=", row.id).executeTakeFirst(),
     waitingFor(access, row),
+    pinned(access.store, row.playbook_hash).then(
+      ({ playbook }) => scopeWords(playbook.scope),
+      () => ["(not known: the playbook that was decided upon is not in the store)"],
+    ),
   ]);
   return {
     ...{
@@ -44,6 +50,7 @@ export async function grantViewOf(
       playbookHash: row.playbook_hash,
       target: row.target,
       kind: row.kind,
+      mayDo: [...mayDo],
     },
     ...{
       requester: row.requester,
