@@ -17,7 +17,7 @@ const TABLE: Readonly<Record<string, readonly string[]>> = {
   core: ["codes"],
   store: ["core"],
   playbooks: ["core"],
-  audit: ["core", "store", "verify"],
+  audit: ["core", "store", "objects", "verify"],
   identity: ["core", "store", "audit"],
   // The kinds of records, and the recorder that a target is given, are part of THE interface.
   recording: ["core", "store", "audit", "objects", "target.ts"],

@@ -335,10 +335,10 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     const sealing =
       sealer ??
       closedSealer(() => doors.mayOpen() ?? new GlassError("integrity", "the recording is not sealed any further"));
+    parts.set("sealer", () => sealing.close()); // first: what fails from here on stops it, too
     sealing.start();
     await watchDoors(store, node, doors);
     doors.reopen("start"); // the gateway has listened for a while, and what others found may have been news
-    parts.set("sealer", () => sealing.close());
 
     const local: SessionCutter = {
       cut: (filter, reason) => gateway.cut(filter, reason),

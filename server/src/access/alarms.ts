@@ -1,6 +1,6 @@
 import { append } from "../audit/append.ts";
 import { newId } from "../core/ids.ts";
-import type { Store } from "../store/database.ts";
+import type { Store, Tx } from "../store/database.ts";
 import type { Notifier } from "./access.ts";
 
 /**
@@ -43,19 +43,24 @@ export async function clearAlarm(
   key: string,
   notifier?: Pick<Notifier, "post">,
 ): Promise<void> {
-  const text = await store.transaction().execute(async (tx) => {
-    const row = await tx
-      .updateTable("alarms")
-      .set({ cleared_at: new Date() })
-      .where("key", "=", key)
-      .where("cleared_at", "is", null)
-      .returning(["id", "text"])
-      .executeTakeFirst();
-    if (row !== undefined) {
-      await append(tx, { type: "alarm.cleared", at: new Date(), actor: "glasskey", data: { alarm: row.id, key } });
-      await notifier?.post(tx, { event: "alarm_over", text: row.text, channels: [] });
-    }
-    return row?.text;
-  });
-  if (text !== undefined) warn(`alarm over: ${text}`);
+  const texts = await store.transaction().execute((tx) => clearAlarmIn(tx, key, notifier));
+  for (const text of texts) warn(`alarm over: ${text}`);
+}
+
+/**
+ * The same in the transaction of what the alarm is over with, where nobody would look at its cause again: a crash in between
+ * would leave it open for ever. @returns the texts of what was open, one at most.
+ */
+export async function clearAlarmIn(tx: Tx, key: string, notifier?: Pick<Notifier, "post">): Promise<readonly string[]> {
+  const row = await tx
+    .updateTable("alarms")
+    .set({ cleared_at: new Date() })
+    .where("key", "=", key)
+    .where("cleared_at", "is", null)
+    .returning(["id", "text"])
+    .executeTakeFirst();
+  if (row === undefined) return [];
+  await append(tx, { type: "alarm.cleared", at: new Date(), actor: "glasskey", data: { alarm: row.id, key } });
+  await notifier?.post(tx, { event: "alarm_over", text: row.text, channels: [] });
+  return [row.text];
 }

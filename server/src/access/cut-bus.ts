@@ -7,13 +7,14 @@ import type { CutReason, SessionCutter } from "./access.ts";
 
 const CHANNEL = "gk_cut";
 const RECONNECT_MS = 1_000;
+const TELL_AGAIN_MS = 500;
 
 type Message =
   | { from: string; cut: { grant: string } | { session: string }; reason: CutReason }
   | { from: string; extend: string; endsAtMs: number };
 
 export interface CutBus extends SessionCutter {
-  /** Looks up in the store what this process should have cut, and cuts it. */
+  /** Looks up in the store what this process should have cut or extended, and does so. */
   catchUp(): Promise<void>;
   stop(): Promise<void>;
 }
@@ -29,17 +30,36 @@ export interface CutBusOptions {
 
 /**
  * Cuts sessions in this process and in every other one. Others are told by NOTIFY; whoever was not listening at that
- * moment looks the ended grants up in the store when it listens again, so that no cut is lost.
+ * moment looks its grants up in the store when it listens again, and what the store does not pass on is said again: no cut and
+ * no extension is lost.
  */
 export function startCutBus(options: CutBusOptions): CutBus {
   const { address, store, node, local, warn } = options;
   const stopped = new AbortController();
   let client: pg.Client | undefined;
 
+  const telling = new Set<Promise<void>>();
+  const notify = async (message: Message): Promise<void> => {
+    await sql`select pg_notify(${CHANNEL}, ${JSON.stringify(message)})`.execute(store);
+  };
+  /** Others may have listened all the while, and would never look it up. Hearing it twice changes nothing. */
+  const tellAgain = async (message: Message): Promise<void> => {
+    while (!stopped.signal.aborted) {
+      await sleep(TELL_AGAIN_MS, stopped.signal).catch(() => {});
+      try {
+        if (!stopped.signal.aborted) await notify(message);
+        return;
+      } catch {
+        // said once, and tried again
+      }
+    }
+  };
   const tell = async (message: Message): Promise<void> => {
-    await sql`select pg_notify(${CHANNEL}, ${JSON.stringify(message)})`
-      .execute(store)
-      .catch((error: unknown) => warn(`other processes are not told of a cut yet: ${describe(error)}`));
+    await notify(message).catch((error: unknown) => {
+      warn(`other processes are not told of a cut or an extension yet: ${describe(error)}`);
+      const task = tellAgain(message).finally(() => telling.delete(task));
+      telling.add(task);
+    });
   };
   const hear = (payload: string | undefined): void => {
     const message = JSON.parse(payload ?? "{}") as Message;
@@ -48,27 +68,38 @@ export function startCutBus(options: CutBusOptions): CutBus {
       "cut" in message ? local.cut(message.cut, message.reason) : local.extend(message.extend, message.endsAtMs);
     done.catch((error: unknown) => warn(`a cut from another process failed: ${describe(error)}`));
   };
-  /** What this process still holds although the store says that it is over: also when others took it for dead meanwhile. */
+  /**
+   * What this process still holds although the store says that it is over, also when others took it for dead meanwhile; and
+   * the ends of the others, which may have moved.
+   */
   const catchUp = async (): Promise<void> => {
     const held = (await local.activity()).map(({ session }) => session);
     if (held.length === 0) return;
     const rows = await store
       .selectFrom("sessions")
       .innerJoin("grants", "grants.id", "sessions.grant_id")
-      .select(["sessions.id", "sessions.kill_asked_at", "grants.end_text"])
-      .where("sessions.id", "in", held)
-      .where((eb) =>
-        eb.or([
-          eb("grants.state", "<>", "active"),
-          eb("sessions.kill_asked_at", "is not", null),
-          eb("sessions.closed_at", "is not", null),
-        ]),
+      .select(["sessions.id", "sessions.grant_id", "sessions.kill_asked_at", "grants.end_text", "grants.ends_at"])
+      .select((eb) =>
+        eb
+          .or([
+            eb("grants.state", "<>", "active"),
+            eb("sessions.kill_asked_at", "is not", null),
+            eb("sessions.closed_at", "is not", null),
+          ])
+          .as("over"),
       )
+      .where("sessions.id", "in", held)
       .execute();
+    const ends = new Map<string, number>();
     for (const row of rows) {
+      if (!row.over) {
+        if (row.ends_at !== null) ends.set(row.grant_id, row.ends_at.getTime());
+        continue;
+      }
       const code = row.kill_asked_at === null ? "ended" : "killed";
       await local.cut({ session: row.id }, { code, text: row.end_text ?? "this access is over" });
     }
+    for (const [grant, endsAtMs] of ends) await local.extend(grant, endsAtMs);
   };
   const listen = async (): Promise<void> => {
     while (!stopped.signal.aborted) {
@@ -106,6 +137,7 @@ export function startCutBus(options: CutBusOptions): CutBus {
       stopped.abort();
       await client?.end().catch(() => {});
       await listening;
+      await Promise.all(telling);
     },
   };
 }

@@ -48,7 +48,12 @@ export async function extendGrant(access: Access, person: string, grantId: strin
     if (grant.extension_round !== null) return undefined; // asked for already; the votes so far stand
     const asked = await tx
       .updateTable("grants")
-      .set({ extension_round: sql`(select coalesce(max(round), 0) + 1 from approvals where grant_id = ${grantId})` })
+      .set({
+        // Never a number again that somebody was shown: one that was decided has its votes, one that in the end needed
+        // nobody its extension.
+        extension_round: sql`extensions_used + 1
+          + (select coalesce(max(round), 0) from approvals where grant_id = ${grantId})`,
+      })
       .where("id", "=", grantId)
       .returningAll()
       .executeTakeFirstOrThrow();

@@ -7,8 +7,8 @@ import type { JsonObject } from "../core/json.ts";
 import type { Store, Tx } from "../store/database.ts";
 import type { LeasesTable } from "../store/tables.ts";
 import type { Confirmation, LeasePlan, LeaseSecrets } from "../targets/target.ts";
-import type { Access, KindControl } from "./access.ts";
-import { clearAlarm, raiseAlarm } from "./alarms.ts";
+import type { Access, CutReason, KindControl } from "./access.ts";
+import { clearAlarmIn, raiseAlarm } from "./alarms.ts";
 import { beginClosing, cutSessions } from "./close.ts";
 import { finishClosing } from "./confirm.ts";
 import { closeIfDriftedMeanwhile } from "./drift.ts";
@@ -153,8 +153,8 @@ async function claim(
 }
 
 async function release(access: Access, lease: string, error: string): Promise<void> {
-  const row = await access.store.selectFrom("leases").select("attempts").where("id", "=", lease).executeTakeFirst();
-  const waitMs = BACKOFF_MS[Math.min(row?.attempts ?? 0, BACKOFF_MS.length - 1)] ?? 3_600_000;
+  // By the attempts that the row has then: whoever asks for the proof at this moment begins to count anew.
+  const waitMs = sql`(${[...BACKOFF_MS]}::bigint[])[least(attempts, ${BACKOFF_MS.length - 1}::integer) + 1]`;
   const due = sql`clock_timestamp() + ${waitMs} * interval '1 millisecond'`;
   await access.store
     .updateTable("leases")
@@ -188,6 +188,9 @@ async function step(access: Access, row: LeaseRow): Promise<void> {
       return;
   }
 }
+
+/** Key of the alarm about a credential that is not proved gone in time. */
+const lateAlarm = (lease: string): string => `lease ${lease}`;
 
 /** Key of the alarm about a credential that no grant accounts for. */
 export function orphanAlarm(install: string, lease: string): string {
@@ -296,14 +299,18 @@ async function mint(access: Access, kind: KindControl, row: LeaseRow): Promise<v
 /** A process died between the remote call and its answer: whatever is there goes, and a new lease starts if time is left. */
 async function abandonMint(access: Access, row: LeaseRow): Promise<void> {
   const next = await access.store.transaction().execute(async (tx) => {
-    await closeLease(tx, row.id);
-    if (row.grant_id === null) return undefined;
+    if (row.grant_id === null) {
+      await closeLease(tx, row.id);
+      return undefined;
+    }
+    // The grant's row first, as whoever ends it takes it.
     const grant = await tx
       .selectFrom("grants")
       .selectAll()
       .where("id", "=", row.grant_id)
       .forUpdate()
       .executeTakeFirstOrThrow();
+    await closeLease(tx, row.id);
     const { count } = await tx
       .selectFrom("leases")
       .select((eb) => eb.fn.countAll<number>().as("count"))
@@ -371,24 +378,22 @@ async function expire(access: Access, row: LeaseRow): Promise<void> {
       ...{ grant: row.grant_id ?? "", actor: "glasskey", cause: "expired", text: "the grant's time is over" },
       guard: "afterEnd",
     });
-    if (moved === undefined) {
-      // Extended meanwhile: the row holds the later end. Ended meanwhile by somebody else: it is due for removal.
-      await tx
-        .updateTable("leases")
-        .set({
-          ...{ claimed_by: null, claimed_until: null },
-          next_at: sql`case state when 'live' then ends_at else next_at end`,
-        })
-        .where("id", "=", row.id)
-        .where("state", "in", ["live", "closing"])
-        .where("claimed_by", "=", access.node)
-        .execute();
-    }
+    // Given back with the end, which a crash must not delay; now the loop removes it at once. Ended meanwhile by somebody
+    // else: the same. Extended meanwhile: the row holds the later end, which the target may not know yet.
+    await tx
+      .updateTable("leases")
+      .set({
+        ...{ claimed_by: null, claimed_until: null },
+        next_at: sql`case when state <> 'live' then next_at
+          when extend_due and ends_at > clock_timestamp() then clock_timestamp() else ends_at end`,
+      })
+      .where("id", "=", row.id)
+      .where("state", "in", ["live", "closing"])
+      .where("claimed_by", "=", access.node)
+      .execute();
     return moved;
   });
-  if (over === undefined) return;
-  void cutSessions(access, row.grant_id, { code: "expired", text: "the grant's time is over" });
-  await unclaim(access.store, row.id); // due for removal now; the loop takes it at once
+  if (over !== undefined) void cutSessions(access, row.grant_id, { code: "expired", text: "the grant's time is over" });
 }
 
 /** Marks a lease for removal, due now. The claim of whoever works on it is given back. */
@@ -428,6 +433,8 @@ async function remove(access: Access, kind: KindControl, row: LeaseRow): Promise
       await append(tx, { type, at: new Date(), ...event });
     });
   };
+  // Whoever began to close may have died before it cut anything; the first attempt leaves that to the others.
+  if (row.grant_id !== null && row.attempts > 0) await cutWhatIsLeft(access, row.grant_id);
   let confirmation: Confirmation;
   try {
     await kind.driver.fence(plan, AbortSignal.timeout(REMOTE_TIMEOUT_MS));
@@ -446,13 +453,13 @@ async function remove(access: Access, kind: KindControl, row: LeaseRow): Promise
   }
   if (confirmation.verdict !== "dead") {
     const text = confirmation.verdict === "alive" ? `still there: ${confirmation.left.join(", ")}` : confirmation.why;
+    await pageIfLate(access, row, text); // with the claim: the next attempt may find the proof, and clears the alarm
     await release(access, row.id, text);
-    await pageIfLate(access, row, text);
     return;
   }
   const { evidence, from } = confirmation;
   const drift = await compare(access, kind, row);
-  await access.store.transaction().execute(async (tx) => {
+  const over = await access.store.transaction().execute(async (tx) => {
     const dead = await tx
       .updateTable("leases")
       .set({
@@ -463,7 +470,7 @@ async function remove(access: Access, kind: KindControl, row: LeaseRow): Promise
       .where("state", "=", "closing")
       .returning("id")
       .executeTakeFirst();
-    if (dead === undefined) return;
+    if (dead === undefined) return [];
     const data = {
       from: from.toISOString(),
       evidence: evidence.map(({ asked, answered }) => ({ asked: short(asked), answered: short(answered) })),
@@ -485,13 +492,39 @@ async function remove(access: Access, kind: KindControl, row: LeaseRow): Promise
         },
       });
     }
+    // Nobody looks at a dead lease again. The orphan's also of a grant's lease, which may have been found after its end.
+    const keys = [lateAlarm(row.id), orphanAlarm(row.install, row.id)];
+    const texts: string[] = [];
+    for (const key of keys) texts.push(...(await clearAlarmIn(tx, key, access.notifier)));
+    return texts;
   });
-  await clearAlarm(access.store, access.warn, `lease ${row.id}`, access.notifier);
+  for (const text of over) access.warn(`alarm over: ${text}`);
   await trusted(access, row.target);
-  // Also of a grant's lease, which may have been found again after its end.
-  await clearAlarm(access.store, access.warn, orphanAlarm(row.install, row.id), access.notifier);
   if (row.grant_id !== null) await finishClosing(access, row.grant_id);
 }
+
+/** Cuts the sessions of a closing grant that are still on the books, wherever they are; they were told so before, or not. */
+async function cutWhatIsLeft(access: Access, grant: string): Promise<void> {
+  const left = await access.store
+    .selectFrom("grants as g")
+    .select(["g.end_cause", "g.end_text"])
+    .where("g.id", "=", grant)
+    .where((eb) =>
+      eb.exists(
+        eb
+          .selectFrom("sessions as s")
+          .select("s.id")
+          .whereRef("s.grant_id", "=", "g.id")
+          .where("s.closed_at", "is", null),
+      ),
+    )
+    .executeTakeFirst();
+  if (left === undefined) return;
+  const code = CUT_CODES.find((known) => known === left.end_cause) ?? "ended";
+  void cutSessions(access, grant, { code, text: left.end_text ?? "this access is over" });
+}
+
+const CUT_CODES = ["expired", "ended", "killed", "idle", "drift"] as const satisfies readonly CutReason["code"][];
 
 /** Waits a little for the end of the lease's sessions, wherever they are. @throws GlassError when one goes on */
 async function untilCut(access: Access, lease: string): Promise<void> {
@@ -547,7 +580,7 @@ async function pageIfLate(access: Access, row: LeaseRow, text: string): Promise<
   await raiseAlarm(
     access.store,
     access.warn,
-    `lease ${row.id}`,
+    lateAlarm(row.id),
     `access of ${what} to ${row.target} is not proved gone: ${text}`,
     access.notifier,
   );

@@ -7,7 +7,7 @@ import { pseudonymOf } from "../identity/pseudonyms.ts";
 import type { Tx } from "../store/database.ts";
 import type { ReviewsTable } from "../store/tables-policy.ts";
 import type { Access } from "./access.ts";
-import { clearAlarm, raiseAlarm } from "./alarms.ts";
+import { clearAlarm, clearAlarmIn, raiseAlarm } from "./alarms.ts";
 import { move, type GrantRow } from "./lifecycle.ts";
 import { pinned } from "./pins.ts";
 import { readableGrants } from "./readable.ts";
@@ -61,7 +61,7 @@ export async function signReview(
     });
   }
   const name = access.policy().person(person)?.name ?? person;
-  await access.store.transaction().execute(async (tx) => {
+  const over = await access.store.transaction().execute(async (tx) => {
     const grant = await tx.selectFrom("grants").selectAll().where("id", "=", grantId).forUpdate().executeTakeFirst();
     if (grant === undefined) throw new GlassError("not_found", `there is no grant ${grantId.slice(0, 40)}`);
     const policy = access.policy();
@@ -97,8 +97,9 @@ export async function signReview(
       });
     }
     if (moved === undefined) throw new GlassError("conflict", `grant ${grantId} is not closed any more`);
+    return clearAlarmIn(tx, overdueAlarm(grantId), access.notifier);
   });
-  await clearAlarm(access.store, access.warn, overdueAlarm(grantId), access.notifier);
+  for (const text of over) access.warn(`alarm over: ${text}`);
 }
 
 const overdueAlarm = (grant: string): string => `review ${grant}`;

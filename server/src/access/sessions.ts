@@ -150,6 +150,8 @@ export async function openSession(access: Access, request: OpenRequest): Promise
     })
     .catch(async (error: unknown) => {
       const known = storeError(error);
+      // Whether its row is there is not known: the answer to the commit may be what was lost.
+      if (!(known instanceof GlassError) || known.code === "store_unavailable") neverBegan(access, session);
       if (known instanceof GlassError && known.code !== "store_unavailable")
         await logRefusal(access, user, known.code).catch(() => {});
       throw known;
@@ -171,11 +173,41 @@ async function issue(
   } catch (error) {
     const nothing = { statements: 0, refused: 0, bytesIn: 0, bytesOut: 0 };
     const detail = `no credential was issued: ${describe(error)}`;
-    await sessionClosed(access, to.session, { cause: "error", detail, ...nothing }).catch((problem: unknown) =>
-      access.warn(`session ${to.session} is not closed in the store: ${describe(problem)}`),
-    );
+    await sessionClosed(access, to.session, { cause: "error", detail, ...nothing }).catch((problem: unknown) => {
+      neverBegan(access, to.session);
+      access.warn(`session ${to.session} is not closed in the store yet: ${describe(problem)}`);
+    });
     throw error;
   }
+}
+
+/** Sessions of this process that the data plane never got, and when each was seen to be one (monotonic). */
+const unbegun = new WeakMap<Access, Map<string, number>>();
+const MAX_UNBEGUN = 10_000;
+const UNBEGUN_MS = 60_000; // a commit whose answer was lost is through by then, or never will be
+
+function neverBegan(access: Access, session: string): void {
+  const known = unbegun.get(access) ?? new Map<string, number>();
+  unbegun.set(access, known);
+  if (known.size < MAX_UNBEGUN) known.set(session, performance.now());
+}
+
+/** Closes the sessions that nobody got; an open row of one would keep its grant from the proof as long as this process lives. */
+export async function closeUnbegun(access: Access): Promise<void> {
+  const known = unbegun.get(access);
+  if (known === undefined || known.size === 0) return;
+  const nowMs = performance.now();
+  const open = await access.store
+    .selectFrom("sessions")
+    .select("id")
+    .where("id", "in", [...known.keys()])
+    .where("closed_at", "is", null)
+    .execute();
+  const nothing = { statements: 0, refused: 0, bytesIn: 0, bytesOut: 0 };
+  for (const { id } of open) {
+    await sessionClosed(access, id, { cause: "error", detail: "it never began", ...nothing });
+  }
+  for (const [session, sinceMs] of known) if (nowMs - sinceMs >= UNBEGUN_MS) known.delete(session);
 }
 
 /** What the pinned playbook masks. The key depends on the playbook's name alone: its versions can be compared. */

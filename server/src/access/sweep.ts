@@ -9,7 +9,7 @@ import { finishClosing } from "./confirm.ts";
 import { orphanAlarm } from "./leases.ts";
 import { GUARDS, move } from "./lifecycle.ts";
 import { tellOverdue } from "./review.ts";
-import { idleText, noteActivity, sessionClosed } from "./sessions.ts";
+import { closeUnbegun, idleText, noteActivity, sessionClosed } from "./sessions.ts";
 import { tell } from "./tell.ts";
 import { alarmIfUntrusted } from "./untrusted.ts";
 
@@ -25,11 +25,16 @@ const REPORTS_MS = 15_000; // what another process last told of its sessions may
  */
 export async function sweepGrants(access: Access): Promise<void> {
   const passes = [
-    ...[timeOutPending, closeIdle, closeLostSessions, finishForgotten, tellOverdue],
+    ...[timeOutPending, closeIdle, closeUnbegun, closeLostSessions, finishForgotten, tellOverdue],
     () => sweepTokens(access.store),
   ];
+  await each(passes, (pass) => pass(access));
+}
+
+/** One after the other, and one that fails keeps no other from its turn. @throws the first failure, once all had theirs. */
+async function each<T>(items: readonly T[], work: (item: T) => Promise<unknown>): Promise<void> {
   const failures: unknown[] = [];
-  for (const pass of passes) await pass(access).catch((error: unknown) => failures.push(error));
+  for (const item of items) await work(item).catch((error: unknown) => failures.push(error));
   if (failures.length > 0) throw failures[0];
 }
 
@@ -86,7 +91,7 @@ async function closeIdle(access: Access): Promise<void> {
     });
   if ((await candidates.execute()).length === 0) return;
   await noteActivity(access, await access.cutter().activity()); // reports come every few seconds; a statement may run since
-  for (const { id, idle_ms } of await candidates.execute()) {
+  await each(await candidates.execute(), async ({ id, idle_ms }) => {
     const text = idleText(idle_ms ?? 0);
     const moved = await access.store
       .transaction()
@@ -94,7 +99,7 @@ async function closeIdle(access: Access): Promise<void> {
         beginClosing(access, tx, { grant: id, actor: "glasskey", cause: "idle", text, guard: "idleTooLong" }),
       );
     if (moved !== undefined) void carryOut(access, id, { code: "idle", text });
-  }
+  });
 }
 
 /** Sessions of a process that is dead are over, and must not stay in the list. */
@@ -112,7 +117,7 @@ async function closeLostSessions(access: Access): Promise<void> {
       ]),
     )
     .execute();
-  for (const { id } of lost) await closeLost(access, id);
+  await each(lost, ({ id }) => closeLost(access, id));
 }
 
 function closeLost(access: Access, session: string): Promise<void> {
@@ -160,7 +165,7 @@ async function finishForgotten(access: Access): Promise<void> {
       ),
     )
     .execute();
-  for (const { id, state } of rows) {
+  await each(rows, async ({ id, state }) => {
     if (state !== "closing") {
       await access.store.transaction().execute((tx) =>
         beginClosing(access, tx, {
@@ -172,7 +177,7 @@ async function finishForgotten(access: Access): Promise<void> {
       );
     }
     await finishClosing(access, id);
-  }
+  });
 }
 
 /** Asks every target for credentials in this installation's name that no living lease accounts for, and removes them. */
@@ -197,6 +202,14 @@ export async function sweepOrphans(access: Access): Promise<void> {
           continue;
         if ((taken += 1) > ORPHANS_AT_ONCE) break; // the next sweep finds the others
         const plan = kind.driver.planForOrphan(target.config, remote);
+        // Before its row: from there on anybody may remove it, and clear the alarm with the proof.
+        await raiseAlarm(
+          access.store,
+          access.warn,
+          orphanAlarm(access.install, remote.lease),
+          `${target.name} has a credential ${remote.name} that no grant accounts for; removing it`,
+          access.notifier,
+        );
         await access.store.transaction().execute(async (tx) => {
           await append(tx, {
             type: "lease.orphan_found",
@@ -244,13 +257,6 @@ export async function sweepOrphans(access: Access): Promise<void> {
             )
             .execute();
         });
-        await raiseAlarm(
-          access.store,
-          access.warn,
-          orphanAlarm(access.install, remote.lease),
-          `${target.name} has a credential ${remote.name} that no grant accounts for; removing it`,
-          access.notifier,
-        );
         await access.kick(remote.lease);
       }
     } catch (error) {

@@ -361,3 +361,50 @@ test("a mirror in a folder, or where objects go, is the log as it is served, and
     for (const mirror of mirrors) await mirror.stop();
   }
 });
+
+test("a stop that waited long enough gives the place back: another process goes on at once", async () => {
+  const size = await rig.grow(5);
+  const objects = folderIn(rig);
+  let asked = 0;
+  const hanging = changed(objects, {
+    put: () => {
+      asked += 1;
+      return new Promise(() => {});
+    },
+  });
+  const first = rig.archive(hanging, { pollMs: 20, stopMs: 200 });
+  await until(() => expect(asked).toBeGreaterThan(0));
+  await first.stop();
+  const second = rig.archive(objects, { pollMs: 3_600_000 });
+  await second.archiveNow();
+  expect(await second.archivedSize()).toBe(size);
+});
+
+test("the alarm about a mirror is over with the next copy that succeeds, whichever process raised it", async () => {
+  const objects = folderIn(rig, "objects");
+  const alarms = new Map<string, string>();
+  const common = {
+    ...{ store: rig.log.store, reader: rig.reader, keys: () => rig.log.signer.vkey, warn: () => {} },
+    ...{ readChunk: async () => undefined, pollMs: 3_600_000, patienceMs: 0 },
+    alarms: {
+      raise: async (key: string, text: string) => alarms.set(key, text),
+      clear: async (key: string) => alarms.delete(key),
+    },
+  };
+  await rig.grow(1);
+  const living = startMirror({ ...common, node: "nd_1", to: { objects } });
+  const broken = changed(objects, { replace: () => Promise.reject(new Error("no route")) });
+  try {
+    await living.mirrorNow();
+    expect(alarms.get("mirror behind")).toBeUndefined();
+    await rig.grow(1);
+    const dying = startMirror({ ...common, node: "nd_2", to: { objects: broken } });
+    await dying.mirrorNow();
+    await dying.stop(); // and is gone for good
+    expect(alarms.get("mirror behind")).toMatch(/no route/);
+    await living.mirrorNow();
+    expect(alarms.get("mirror behind")).toBeUndefined();
+  } finally {
+    await living.stop();
+  }
+});

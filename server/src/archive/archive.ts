@@ -190,6 +190,7 @@ export function startArchive(options: ArchiveOptions): Archive {
   };
 
   const round = async (dateNow: boolean): Promise<void> => {
+    if (hurry.signal.aborted) return;
     await cursors.read();
     const cursor = await cursors.claim(dateNow);
     if (cursor === undefined) return;
@@ -285,6 +286,8 @@ export function startArchive(options: ArchiveOptions): Archive {
       const last = copying.then(() => inTurn(true));
       await within(options.stopMs ?? STOP_MS, last, () => hurry.abort());
       objects.close();
+      // What is still under way puts what the log has, and moves no cursor any more; nobody needs to wait for it.
+      if (hurry.signal.aborted) await cursors.letGo().catch(() => {}); // it runs out by itself
     },
   };
 }

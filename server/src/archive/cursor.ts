@@ -19,6 +19,8 @@ export interface Cursors {
     trx: Pick<Store, "updateTable">,
     progress: Partial<Pick<Cursor, "size" | "next_index" | "witnessed">> & { dated?: boolean },
   ): Promise<boolean>;
+  /** Gives the place back in the middle of work, and leaves everything else as it is. */
+  letGo(): Promise<void>;
   /** Gives the place back after good work. */
   release(): Promise<void>;
   /** Gives it back after bad work, with a pause before anybody tries again. */
@@ -77,6 +79,15 @@ export function createCursors(store: Store, place: string, node: string): Cursor
         .returning("place")
         .executeTakeFirst();
       return moved !== undefined;
+    },
+
+    async letGo() {
+      await store
+        .updateTable("archives")
+        .set({ claimed_by: null, claimed_until: null })
+        .where("place", "=", place)
+        .where("claimed_by", "=", node)
+        .execute();
     },
 
     async release() {

@@ -137,6 +137,7 @@ export function startMirror(options: MirrorOptions): Mirror {
     await cursors.read();
     const cursor = await cursors.claim(now);
     if (cursor === undefined) return;
+    if (cursor.failures === 0) failingSinceMs = undefined; // another process has succeeded since
     let why = "";
     try {
       const note = await reader.checkpoint();
@@ -158,7 +159,8 @@ export function startMirror(options: MirrorOptions): Mirror {
       why = describe(error);
     }
     const late = failingSinceMs !== undefined && performance.now() - failingSinceMs >= patienceMs;
-    if (late === told) return;
+    // After a failure of whichever process: it may have raised the alarm, and be gone.
+    if (late === told && (late || cursor.failures === 0)) return;
     if (late) await alarms.raise(ALARM, `the mirror ${place} is not up to date: ${why}`);
     else await alarms.clear(ALARM);
     told = late;

@@ -14,10 +14,10 @@ import {
   type TileName,
 } from "@glasskey/verify";
 import { GlassError } from "../core/errors.ts";
+import { syncPath, writeAtomically } from "../objects/files.ts";
 import { isId } from "../core/ids.ts";
 import type { JsonObject } from "../core/json.ts";
 import type { Store } from "../store/database.ts";
-import { writeAtomically } from "./head-file.ts";
 import { createLogReader, readStoredTile } from "./read.ts";
 import { integrity, rootAt } from "./tree.ts";
 
@@ -45,6 +45,9 @@ export interface ExportResult {
   readonly missingChunks: readonly string[];
 }
 
+/** Each sync alone would take as long as all of these together. */
+const SYNCED_AT_ONCE = 64;
+
 /**
  * Writes the log to a folder in the public layout, or brings an earlier export up to date: what is there already is not
  * written again, except partial tiles. The checkpoint is replaced last and as a whole, so that a reader, and an export
@@ -67,9 +70,22 @@ export async function exportLog(options: ExportOptions): Promise<ExportResult> {
     return { size: head.size, previousSize, chunks: 0, missingChunks: [] };
   }
 
+  // Later runs take what the checkpoint covers as there: a power cut must not leave it without its files.
+  const unsynced: string[] = [];
+  const folders = new Set<string>();
+  const sync = async (): Promise<void> => {
+    await Promise.all(unsynced.splice(0).map(syncPath));
+    await Promise.all([...folders].map(syncPath));
+    folders.clear();
+  };
   const put = async (path: string, bytes: Uint8Array | string): Promise<void> => {
-    await mkdir(dirname(join(folder, path)), { recursive: true });
-    await writeFile(join(folder, path), bytes);
+    const file = join(folder, path);
+    const first = await mkdir(dirname(file), { recursive: true });
+    await writeFile(file, bytes);
+    unsynced.push(file);
+    for (let at = dirname(file); at.length >= (first ?? dirname(file)).length; at = dirname(at)) folders.add(at);
+    if (first !== undefined) folders.add(dirname(first));
+    if (unsynced.length >= SYNCED_AT_ONCE) await sync();
   };
   const putTile = async (name: TileName): Promise<void> => {
     const file = await reader.file(tilePath(name));
@@ -87,6 +103,7 @@ export async function exportLog(options: ExportOptions): Promise<ExportResult> {
   }
   const recordings =
     readChunk === undefined ? undefined : await exportChunks(store, previousSize, head.size, readChunk, put);
+  await sync();
   const keys = parseVerifierKeys(options.vkey);
   // Replaced as a whole, as the checkpoints are: a full disk leaves what was there, and no half of it.
   await writeAtomically(join(folder, "log.vkey"), keys.map((key) => `${key.vkey}\n`).join(""));

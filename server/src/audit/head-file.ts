@@ -1,5 +1,5 @@
-import { open, readFile, rename, rm } from "node:fs/promises";
-import { dirname } from "node:path";
+import { readFile } from "node:fs/promises";
+import { writeAtomically } from "../objects/files.ts";
 
 /**
  * The second copy of the last signed checkpoint, outside the database: a store that was restored from an old backup, or
@@ -24,28 +24,4 @@ export function openHeadFile(path: string): HeadFile {
     },
     write: (note) => writeAtomically(path, note),
   };
-}
-
-/** Writes beside the file, syncs, renames, and syncs the folder. */
-export async function writeAtomically(path: string, content: string | Uint8Array): Promise<void> {
-  const beside = `${path}.${process.pid}.new`;
-  try {
-    const file = await open(beside, "w", 0o644);
-    try {
-      await file.writeFile(content);
-      await file.datasync();
-    } finally {
-      await file.close();
-    }
-    await rename(beside, path);
-  } catch (error) {
-    await rm(beside, { force: true }).catch(() => {}); // the first error is the one to tell
-    throw error;
-  }
-  const folder = await open(dirname(path), "r");
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
-  }
 }

@@ -10,11 +10,12 @@ import {
   verifyProof,
 } from "@glasskey/verify";
 import { generateKeyPairSync, hash } from "node:crypto";
+import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { afterEach, describe, expect, inject, test } from "vitest";
 import { append } from "./append.ts";
 import { exportLog } from "./export.ts";
 import { createLogReader, type LogReader } from "./read.ts";
-import { maySign } from "./sequencer.ts";
+import { maySign, startSequencer } from "./sequencer.ts";
 import { createLog, logSigner, someEvent, type LogFixture } from "./fixtures/log.ts";
 
 const logs: LogFixture[] = [];
@@ -477,4 +478,58 @@ test("a key is replaced: both sign, the old checkpoint is still known, and eithe
   expect(
     (await log.reader.entries({ limit: 1 }))[0]?.leafHash.equals(leafHash((await log.reader.prove(0)).entry)),
   ).toBe(true);
+});
+
+/** What lies between this machine and the store, and may fall silent without a word: no end, no reset. */
+async function network(port: number): Promise<{ port: number; silent: (yes: boolean) => void; close: () => void }> {
+  let silent = false;
+  const ends = new Set<Socket>();
+  const server = createServer((near) => {
+    const far = connect(port, "127.0.0.1");
+    for (const [from, to] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      ends.add(from);
+      from.on("error", () => {});
+      from.on("data", (bytes) => void (silent || to.write(bytes)));
+      from.on("close", () => to.destroy());
+    }
+  });
+  await new Promise<void>((resolve) => void server.listen(0, "127.0.0.1", resolve));
+  return {
+    port: (server.address() as AddressInfo).port,
+    silent: (yes) => void (silent = yes),
+    close() {
+      for (const end of ends) end.destroy();
+      server.close();
+    },
+  };
+}
+
+test("a store that falls silent is waited for no longer than any answer takes: the log goes on when it is back, and a stop ends", async () => {
+  const log = await fixture();
+  const between = await network(log.address.port);
+  const problems: unknown[] = [];
+  try {
+    const sequencer = await startSequencer({
+      ...{ address: { ...log.address, port: between.port }, headFile: log.headFile, signers: [log.signer] },
+      ...{
+        answerMs: 500,
+        onProblem: (error) => problems.push(error),
+        onIntegrityError: (error) => problems.push(error),
+      },
+    });
+    await until(() => sequencer.leads());
+    between.silent(true);
+    await until(() => problems.length > 0 && !sequencer.leads());
+    between.silent(false);
+    await log.append({ data: { n: 0 } });
+    await until(async () => (await log.reader.size()) === 1);
+    between.silent(true);
+    await sequencer.stop();
+    expect(await log.reader.size()).toBe(1);
+  } finally {
+    between.close();
+  }
 });

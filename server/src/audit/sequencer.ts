@@ -41,6 +41,8 @@ interface SequencerBasics {
   readonly headFile: string;
   /** A third place that remembers what was signed; asked before anything is signed. */
   readonly thirdPlace?: ThirdPlace | undefined;
+  /** How long the store may take for one answer; 35 s by default, a little more than the store itself allows a statement. */
+  readonly answerMs?: number | undefined;
   /** A passing fault, such as a lost connection; it is tried again. */
   onProblem(error: unknown): void;
   /** The log does not verify. Nothing is sequenced any more; the process should stop. */
@@ -70,6 +72,7 @@ const BATCH = 4_096; // ~1 MB of entries in one transaction
 const POLL_MS = 100; // at most ten checkpoints a second, and none later than that; see 0002_log.sql for why there is no NOTIFY
 const TAKE_OVER_MS = 1_000; // how often the others try for the lock
 const RETRY_MS = 500;
+const ANSWER_MS = 35_000; // a network that falls silent says nothing for a quarter of an hour
 
 const MOVE = `
   with batch as (
@@ -99,7 +102,7 @@ export async function startSequencer(options: SequencerOptions): Promise<Sequenc
   let leading = false;
   let justAsked = true; // the third place, at the start
 
-  const first = await connect(options.address);
+  const first = await connect(options.address, options.answerMs);
   try {
     await remembered(first, await checkLog(first, keys, headFile)); // refuses the start
   } finally {
@@ -136,7 +139,7 @@ export async function startSequencer(options: SequencerOptions): Promise<Sequenc
     // Whoever lost a connection, even one that only waited, or waited at all, may lead over another store by then.
     let asked = justAsked;
     justAsked = false;
-    const client = await connect(options.address);
+    const client = await connect(options.address, options.answerMs);
     try {
       while (!(await tryLock(client))) {
         asked = false;
@@ -336,8 +339,11 @@ async function tryLock(client: pg.Client): Promise<boolean> {
   return rows[0]?.got === true;
 }
 
-async function connect(address: StoreAddress): Promise<pg.Client> {
-  const client = new pg.Client({ ...clientConfig(address), application_name: "glasskey log" });
+async function connect(address: StoreAddress, answerMs = ANSWER_MS): Promise<pg.Client> {
+  const client = new pg.Client({
+    ...clientConfig(address),
+    ...{ application_name: "glasskey log", query_timeout: answerMs },
+  });
   client.on("error", () => {}); // the next query rejects
   try {
     await client.connect();

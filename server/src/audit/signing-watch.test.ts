@@ -6,6 +6,11 @@ import { createLogReader } from "./read.ts";
 import { watchSigning } from "./signing-watch.ts";
 import { openStore } from "../store/database.ts";
 
+const NOTHING = {
+  ...{ witnessed: undefined, archived: undefined, signedAt: undefined },
+  ...{ waitingSince: undefined, unwitnessedSince: undefined },
+};
+
 const undo: (() => Promise<unknown>)[] = [];
 afterEach(async () => {
   for (const step of undo.splice(0).toReversed()) await step();
@@ -64,3 +69,33 @@ test("insider who holds the lock of the log's leader stops the signing: nothing 
   );
   expect(told).toHaveLength(1);
 }, 120_000);
+
+test("an alarm that another process raised is not ended while nothing is signed, and is ended once something is", async () => {
+  let nowMs = 0;
+  let progress = { size: 7, waiting: 3 };
+  const open = new Map<string, string>([["log waits", "raised by another process"]]);
+  const start = (): (() => Promise<void>) =>
+    watchSigning({
+      reader: { progress: () => Promise.resolve({ ...NOTHING, ...progress }) },
+      ...{ explained: () => false, monotonicMs: () => nowMs },
+      alarms: {
+        raise: (key, text) => Promise.resolve(open.set(key, text)),
+        clear: (key) => Promise.resolve(open.delete(key)),
+      },
+    });
+  const look = start();
+  await look();
+  expect(open.size, "it has only begun to look").toBe(1);
+  nowMs = 61_000;
+  await look();
+  expect(open.get("log waits")).toMatch(/^nothing was signed for 1m/);
+  open.clear(); // one that begins to look may be wrong about it, whatever it is
+  await look();
+  expect(open.size).toBe(1);
+
+  const later = start(); // which was never late itself
+  await later();
+  progress = { size: 9, waiting: 1 };
+  await later();
+  expect(open.size).toBe(0);
+});

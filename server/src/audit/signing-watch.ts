@@ -24,20 +24,23 @@ const ALARM = "log waits";
  */
 export function watchSigning(options: SigningWatchOptions): () => Promise<void> {
   const { reader, alarms, explained, patienceMs = PATIENCE_MS, monotonicMs = () => performance.now() } = options;
-  let signed = -1;
+  let signed: number | undefined;
   let sinceMs = monotonicMs();
-  let told: boolean | undefined; // at the start the store may remember another time
+  // The alarm is everybody's: at the start, and whenever nothing is signed for a while, another process may have raised it.
+  let mayBeRaised = true;
   return async () => {
     const { size, waiting } = await reader.progress();
-    if (size !== signed || waiting === 0) [signed, sinceMs] = [size, monotonicMs()];
-    const late = monotonicMs() - sinceMs >= patienceMs && !explained();
-    if (late === told) return;
-    if (late)
+    const moves = waiting === 0 || (signed !== undefined && size !== signed);
+    if (moves || signed === undefined) [signed, sinceMs] = [size, monotonicMs()];
+    if (!moves) mayBeRaised = true;
+    if (!explained() && monotonicMs() - sinceMs >= patienceMs)
       await alarms.raise(
         ALARM,
         `nothing was signed for ${formatDuration(patienceMs)}, and ${waiting} events wait: no process leads the log. Look at what each prints, and who holds the advisory lock: select pid, usename from pg_stat_activity where pid in (select pid from pg_locks where locktype = 'advisory')`,
       );
-    else await alarms.clear(ALARM);
-    told = late;
+    else if (mayBeRaised && (moves || explained())) {
+      await alarms.clear(ALARM);
+      mayBeRaised = false;
+    }
   };
 }

@@ -703,3 +703,29 @@ test("a process that starts while another one signs is not misled by what the wi
   }
   expect(witnesses.raised).toEqual([]);
 });
+
+test("a process that takes the questions over again ends the alarms of the one before it, which is gone", async () => {
+  const a = await log();
+  await a.sequence();
+  const real = await witness(a, "real.example/w");
+  const witnesses = ask(a, 1, [real]);
+  const reader = readerOf(a, witnesses);
+  await a.append({});
+  await reader.settled(20_000);
+  witnesses.start();
+  await expect.poll(() => reader.witnessedSize(), PATIENCE).toBe(1);
+  // It was held up; another one asked meanwhile, found trouble, and died.
+  await a.query("update witness_claim set claimed_by = 'other', claimed_until = now() + interval '1 hour'");
+  await a.query("create table looks (at timestamptz default now())");
+  await a.query(
+    "create function looked() returns trigger language plpgsql as 'begin insert into looks default values; return null; end'",
+  );
+  await a.query("create trigger looked after update on witness_claim for each statement execute function looked()");
+  const looks = async (): Promise<number> => (await a.query("select 1 from looks")).rows.length;
+  await expect.poll(looks, PATIENCE).toBeGreaterThan(2);
+  witnesses.alarms.set("witnesses", "the log has not been witnessed since its entry 0");
+  witnesses.alarms.set("witness real.example/w", "the witness real.example/w saw another log than this one");
+  await a.query("update witness_claim set claimed_until = now() - interval '1 second'");
+  await a.append({});
+  await expect.poll(() => witnesses.alarms.size, PATIENCE).toBe(0);
+});

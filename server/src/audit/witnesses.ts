@@ -85,6 +85,7 @@ export function createWitnesses(options: WitnessesOptions): Witnesses {
     return { client, size: undefined, busy: false, failures: 0, restUntilMs: 0, accuses: undefined };
   });
   let work: Promise<void> = Promise.resolve();
+  let asks = false; // had the claim when it last looked
   let mayBeRaised = true;
 
   function keysOf({ key }: WitnessConfig): [NoteVerifier, ...NoteVerifier[]] {
@@ -234,7 +235,14 @@ export function createWitnesses(options: WitnessesOptions): Witnesses {
   }
 
   async function look(limitMs: number, last = false): Promise<void> {
-    if (!(await claim())) return;
+    const asked = asks;
+    asks = await claim();
+    if (!asks) return;
+    if (!asked) {
+      // Whoever asked in between may have raised alarms, and be gone.
+      mayBeRaised = true;
+      for (const peer of peers) if (peer.accuses === false) peer.accuses = undefined;
+    }
     const head = await newest();
     const witnessed = (await reader.witnessedSize()) ?? 0;
     if (head !== undefined && head.size > witnessed) await round(head, witnessed, limitMs, last);

@@ -45,6 +45,14 @@ test("a wall clock that is set back lengthens neither the session, nor the next 
   expect(deadlines.start("gr_a", 1_060_000).remainingMs()).toBeLessThan(0);
 });
 
+test("an extension that is heard of after a later one takes nothing back", () => {
+  const deadline = createDeadlines(clock()).start("gr_a", 1_060_000);
+  deadline.move(1_080_000);
+  deadline.move(1_070_000); // decided first, by another process
+  expect(deadline.endsAtMs).toBe(1_080_000);
+  expect(deadline.remainingMs()).toBe(80_000);
+});
+
 test("a grant without a finite end opens nothing", () => {
   const deadlines = createDeadlines(clock());
   for (const bad of [Number.NaN, Number.POSITIVE_INFINITY]) {

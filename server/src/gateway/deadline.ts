@@ -6,7 +6,10 @@ export interface Deadline {
   readonly endsAtMs: number;
   /** Milliseconds left, negative once it is over. */
   remainingMs(): number;
-  /** After an extension was decided. The monotonic end moves by exactly as much as the one on the wall. */
+  /**
+   * After an extension was decided. The monotonic end moves by exactly as much as the one on the wall. One that is heard of
+   * after a later one takes nothing back: an end only ever moves away.
+   */
   move(endsAtMs: number): void;
 }
 
@@ -42,7 +45,7 @@ export function createDeadlines(clock: Clock): Deadlines {
         remainingMs: () => Math.min(endMs - aheadMs - clock.monotonicMs(), endMs - clock.now().getTime()),
         move(to) {
           if (!Number.isFinite(to)) throw new GlassError("internal", "an extension needs an end");
-          endMs = to;
+          endMs = Math.max(endMs, to);
         },
       };
     },

@@ -8,7 +8,7 @@ import type { Keyring } from "../store/keyring.ts";
 /** What a signed link is good for: one person's vote in one round of one grant, until a moment. */
 export interface LinkClaim {
   readonly grant: string;
-  /** 0: the grant itself; n: its n-th extension. */
+  /** 0: the grant itself; n: the round of votes on an extension. Rounds only count up, some numbers are left out. */
   readonly round: number;
   /** Pseudonymous id: the address of a page ends up in histories and proxies. */
   readonly person: string;

@@ -1,5 +1,7 @@
 import { execFileSync } from "node:child_process";
+import { promises } from "node:fs";
 import { chmod, mkdir, mkdtemp, readdir, rename, rm, stat, symlink, unlink, writeFile } from "node:fs/promises";
+import { syncBuiltinESMExports } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -120,4 +122,24 @@ test("below folders that are append-only (chattr +a) it writes as ever, and nobo
   } finally {
     flag("-");
   }
+});
+
+test("a folder that cannot be reached for a while is no sign that somebody changed something in it", async () => {
+  const store = folderStore(folder);
+  await store.put("a/b", bytes("one"));
+  const whole = promises.open;
+  for (const code of ["ESTALE", "ETIMEDOUT", "EMFILE"]) {
+    promises.open = async () => {
+      throw Object.assign(new Error(`${code}: made by a test`), { code });
+    };
+    syncBuiltinESMExports();
+    try {
+      for (const ask of [store.get("a/b", 3), store.head("a/b"), store.versions("a/b"), store.put("a/b", bytes("one"))])
+        await expect(ask, code).rejects.toMatchObject({ code });
+    } finally {
+      promises.open = whole;
+      syncBuiltinESMExports();
+    }
+  }
+  expect(await store.get("a/b", 3)).toEqual(bytes("one"));
 });

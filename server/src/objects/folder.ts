@@ -2,6 +2,7 @@ import { constants } from "node:fs";
 import { access, chmod, mkdir, open, opendir, rename, rm, type FileHandle } from "node:fs/promises";
 import { dirname, join, relative, sep } from "node:path";
 import { describe, GlassError } from "../core/errors.ts";
+import { syncPath } from "./files.ts";
 import { newId } from "../core/ids.ts";
 import { checkedPath, isObjectPath, otherBytes, tooLong, type ObjectStore, type StoredObject } from "./object-store.ts";
 
@@ -23,7 +24,7 @@ export function folderStore(root: string): ObjectStore {
     const first = await mkdir(folder, { recursive: true, mode: FOLDER_MODE });
     if (first !== undefined) {
       // Every folder between the first that was made and the last has a new name in it.
-      for (let at = folder; at.length >= first.length; at = dirname(at)) await syncFolder(dirname(at));
+      for (let at = folder; at.length >= first.length; at = dirname(at)) await syncPath(dirname(at));
     }
     made.add(folder);
   };
@@ -86,7 +87,7 @@ export function folderStore(root: string): ObjectStore {
         await rm(beside, { force: true }).catch(() => {}); // the first error is the one to tell
         throw error;
       }
-      await syncFolder(dirname(file));
+      await syncPath(dirname(file));
     },
 
     async get(path, maxBytes) {
@@ -151,7 +152,7 @@ async function finish(
     await handle.close();
   }
   if (!readOnly) await chmod(file, FINISHED_MODE);
-  await syncFolder(dirname(file));
+  await syncPath(dirname(file));
 }
 
 /** Whether `old` can be what a crash left of `bytes`: their beginning, and after it zeros. */
@@ -168,6 +169,7 @@ async function look(root: string, path: string): Promise<{ bytes: number; finish
     handle = await open(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   } catch (error) {
     if (isAbsent(error)) return undefined;
+    if (passes(error)) throw error; // nobody changed anything
     throw new GlassError("integrity", `${path} in ${root} cannot be read: ${describe(error)}`, { cause: error });
   }
   try {
@@ -202,13 +204,11 @@ async function readWhole(file: string, length: number): Promise<Buffer | undefin
   }
 }
 
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, "r");
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
-  }
+/** What has nothing to do with the file: a server of files that is away, or too much that is open. */
+const PASSING: ReadonlySet<string> = new Set(["ESTALE", "ETIMEDOUT", "EHOSTDOWN", "EMFILE", "ENFILE", "ENOMEM"]);
+
+function passes(error: unknown): boolean {
+  return error instanceof Error && "code" in error && PASSING.has(String(error.code));
 }
 
 function isAbsent(error: unknown): boolean {

@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { GlassError } from "../core/errors.ts";
+import { syncPath } from "../objects/files.ts";
 import type { ObjectStore } from "../objects/object-store.ts";
 
 /**
@@ -27,7 +28,7 @@ export function folderChunkStore(root: string): ChunkStore {
     async put(name, bytes) {
       const path = join(root, checked(name));
       const folder = dirname(path);
-      if ((await existing(path))?.equals(bytes) === true) return syncFolder(folder); // a crash may have come before its sync
+      if ((await existing(path))?.equals(bytes) === true) return syncPath(folder); // a crash may have come before its sync
       const made = await mkdir(folder, { recursive: true, mode: FOLDER_MODE });
       const partial = `${path}.${randomBytes(6).toString("hex")}${PARTIAL}`;
       try {
@@ -43,10 +44,10 @@ export function folderChunkStore(root: string): ChunkStore {
         await rm(partial, { force: true }).catch(() => {}); // the first error is the one to tell
         throw error;
       }
-      await syncFolder(folder);
+      await syncPath(folder);
       if (made !== undefined) {
-        await syncFolder(root);
-        await syncFolder(dirname(root));
+        await syncPath(root);
+        await syncPath(dirname(root));
       }
     },
 
@@ -103,15 +104,6 @@ async function existing(path: string): Promise<Buffer | undefined> {
   } catch (error) {
     if (isAbsent(error)) return undefined;
     throw error;
-  }
-}
-
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, "r");
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
   }
 }
 

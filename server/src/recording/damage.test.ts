@@ -5,8 +5,12 @@ import { verifyFolder } from "@glasskey/verify";
 import { afterAll, beforeAll, expect, inject, test } from "vitest";
 import { startTestSystem, type TestSystem } from "../../testing/system.ts";
 import { GlassError } from "../core/errors.ts";
+import { newId } from "../core/ids.ts";
 import { openStore } from "../store/database.ts";
-import { watchDamage } from "./damage.ts";
+import { folderChunkStore } from "./chunk-store.ts";
+import { damageAlarm, watchDamage } from "./damage.ts";
+import { testFolder } from "./testing/journal.ts";
+import { testStore } from "./testing/store.ts";
 
 let system: TestSystem;
 beforeAll(async () => {
@@ -152,4 +156,36 @@ test("where a whole folder is gone, twenty recordings are named and one alarm sp
     await system.storeQuery("delete from alarms where id like 'al\\_%' and text = ''");
     await store.destroy();
   }
+});
+
+test("damage that is found while a recording is read again keeps its alarm open", async () => {
+  await using base = await testStore(inject("pg18"));
+  const session = await base.session();
+  const key = damageAlarm(session);
+  await base.store
+    .insertInto("alarms")
+    .values({ id: newId("alarm"), key, text: "damaged" })
+    .execute();
+  await using folder = await testFolder();
+  const cleared: string[] = [];
+  let again = true;
+  const watch = watchDamage({
+    ...{ store: base.store, keyring: base.keyring, chunks: folderChunkStore(folder.path), node: "nd_1", shared: true },
+    alarms: { raise: async () => {}, clear: async (one) => cleared.push(one) },
+    // What was read first is gone by now, and whoever copies it finds that.
+    onMended: async (one) => {
+      if (again) watch.found(one, new GlassError("integrity", "chunk 0 is missing"));
+    },
+  });
+  await watch.look(new AbortController().signal);
+  expect(cleared).toEqual([]);
+  again = false;
+  await until(
+    async () => {
+      await watch.look(new AbortController().signal);
+      return cleared;
+    },
+    (keys) => keys.length > 0,
+  );
+  expect(cleared).toEqual([key]);
 });

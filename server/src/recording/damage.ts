@@ -50,6 +50,7 @@ export function watchDamage(options: DamageOptions): DamageWatch {
   const { store, node, shared, alarms } = options;
   const untold = new Map<string, GlassError>();
   const looked = new Map<string, number>();
+  const foundSince = new Set<string>(); // while it was read again
   let restUntilMs = 0;
   let turn: Promise<void> = Promise.resolve();
 
@@ -116,6 +117,7 @@ export function watchDamage(options: DamageOptions): DamageWatch {
 
   return {
     found(session, error) {
+      foundSince.add(session);
       if (untold.size >= MAX_UNTOLD && !untold.has(session)) return;
       untold.set(session, error);
       void inTurn(tell).catch(() => {}); // the loop says it again
@@ -127,9 +129,14 @@ export function watchDamage(options: DamageOptions): DamageWatch {
       for (const session of looked.keys()) if (!named.includes(session)) looked.delete(session);
       const [next] = named.toSorted((a, b) => (looked.get(a) ?? 0) - (looked.get(b) ?? 0));
       const startedMs = performance.now();
+      foundSince.clear();
       if (next !== undefined) {
         looked.set(next, startedMs);
-        if (await sound(next, signal)) await alarms.clear(damageAlarm(next));
+        if (await sound(next, signal))
+          await inTurn(async () => {
+            // A reader was refused meanwhile: what it missed was read here before it was gone.
+            if (!foundSince.has(next)) await alarms.clear(damageAlarm(next));
+          });
       }
       if (more && named.length < MAX_NAMED) await alarms.clear(MORE);
       restUntilMs = performance.now() + REST * (performance.now() - startedMs);

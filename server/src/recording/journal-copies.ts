@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { describe, GlassError } from "../core/errors.ts";
+import { syncPath } from "../objects/files.ts";
 import { FILE_HEADER_BYTES } from "./frame.ts";
 import { type JournalFiles, type Lock, lockFolder } from "./journal-files.ts";
 import { type LostCopy, mirroredFiles, NOTE, noteText, readAlone, readNote } from "./journal-mirror.ts";
@@ -316,20 +317,20 @@ async function makeEqual(best: Copy, other: Looked, doubt: string | undefined): 
     // From the newest, so that there is never a gap.
     const older = [...other.copy.ends].filter(([name]) => removedFrom(best, other.copy, name));
     for (const [name, end] of older.toReversed()) await copyFile(to, best.dir, name, end);
-    await syncFolder(best.dir);
+    await syncPath(best.dir);
   }
   if (doubt !== undefined) {
     const aside = join(to, `set-aside-${Date.now()}`);
     await mkdir(aside, { mode: 0o700 });
     for (const name of await journalFiles(to)) await rename(join(to, name), join(aside, name));
-    await syncFolder(to);
+    await syncPath(to);
     done = `${to} ${doubt}; its files are in ${aside}, and it was rebuilt from ${best.dir}`;
   }
   const source = await journalFiles(best.dir);
   for (const name of (await journalFiles(to)).toReversed()) {
     if (source.includes(name) && (await sameContent(best.dir, to, name))) continue;
     await rm(join(to, name));
-    await syncFolder(to);
+    await syncPath(to);
   }
   const present = new Set(await journalFiles(to));
   let copied = 0;
@@ -338,7 +339,7 @@ async function makeEqual(best: Copy, other: Looked, doubt: string | undefined): 
     await copyFile(best.dir, to, name, (await stat(join(best.dir, name))).size);
     copied++;
   }
-  await syncFolder(to);
+  await syncPath(to);
   if (copied > 0) done ??= `${to} was behind ${best.dir} by ${copied} files, and was rebuilt from it`;
   return done;
 }
@@ -370,7 +371,7 @@ async function copyFile(from: string, to: string, name: string, bytes: number): 
   if ((await digest(partial, bytes)) !== (await digest(join(from, name), bytes)))
     throw new Error(`the copy of ${name} is not what was copied`);
   await rename(partial, join(to, name));
-  await syncFolder(to);
+  await syncPath(to);
 }
 
 async function sameContent(a: string, b: string, name: string): Promise<boolean> {
@@ -398,13 +399,4 @@ async function digest(path: string, bytes: number): Promise<string> {
 
 async function journalFiles(dir: string): Promise<string[]> {
   return (await readdir(dir)).filter((name) => journalFileNumber(name) !== undefined).toSorted();
-}
-
-async function syncFolder(dir: string): Promise<void> {
-  const folder = await open(dir, "r");
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
-  }
 }

@@ -30,6 +30,7 @@ export interface JournalFiles {
   rename(dir: string, from: string, to: string): Promise<void>;
   remove(dir: string, name: string): Promise<void>;
   syncFolder(dir: string): Promise<void>;
+  /** Cuts a file to its length. One that is gone was sealed and removed meanwhile: that is no error. */
   truncate(dir: string, name: string, bytes: number): Promise<void>;
   open(dir: string, name: string, synced: boolean): Promise<number>;
   /** Writes all of `bytes[0, length)` at `position`; where the file was opened `synced`, to the disk. */
@@ -88,7 +89,8 @@ export const nodeFiles: JournalFiles = {
     }
   },
   async truncate(dir, name, bytes) {
-    const file = await open(join(dir, name), "r+");
+    const file = await open(join(dir, name), "r+").catch(unlessAbsent);
+    if (file === undefined) return;
     try {
       await file.truncate(bytes);
       await file.sync();
@@ -183,12 +185,12 @@ function unusable(dir: string, what: string, cause: unknown): GlassError {
 }
 
 async function sizeOf(path: string): Promise<number | undefined> {
-  try {
-    return (await stat(path)).size;
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined; // just sealed and deleted
-    throw error;
-  }
+  return (await stat(path).catch(unlessAbsent))?.size; // else just sealed and deleted
+}
+
+function unlessAbsent(error: unknown): undefined {
+  if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
+  throw error;
 }
 
 interface Writable {

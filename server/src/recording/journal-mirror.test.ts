@@ -5,6 +5,7 @@ import { newId } from "../core/ids.ts";
 import { RECORD } from "../targets/target.ts";
 import { FILE_HEADER_BYTES } from "./frame.ts";
 import type { JournalOptions } from "./journal.ts";
+import { type JournalFiles, nodeFiles } from "./journal-files.ts";
 import { isGivenUp, readNote } from "./journal-mirror.ts";
 import { openReader } from "./reader.ts";
 import { JOURNAL_SESSION } from "./record.ts";
@@ -415,5 +416,28 @@ test.for(["one", "two"] as const)(
     await readAll();
     await reader.close();
     expect(seen).toEqual(upTo(60));
+  },
+);
+
+test.for(["durable", "written"] as const)(
+  "mode %s: a file that sealing has removed from one disk already when it is cut to its length costs no disk",
+  async (mode) => {
+    await using folders = await pair();
+    let removed = 0;
+    const files: JournalFiles = {
+      ...nodeFiles,
+      async truncate(dir, name, bytes) {
+        if (dir === folders.one) {
+          await rm(join(dir, name)); // the sealer is quicker, and the other disk slower than this one
+          removed++;
+        }
+        return nodeFiles.truncate(dir, name, bytes);
+      },
+    };
+    await using journal = await open(folders, { mode, files });
+    expect(await write(journal, newId("session"), 40)).toBe(40);
+    await expect.poll(() => removed, { timeout: 10_000 }).toBeGreaterThan(0);
+    expect(await write(journal, newId("session"), 40)).toBe(40);
+    expect(journal.degraded()).toBeUndefined();
   },
 );

@@ -49,12 +49,14 @@ function load(
   bytes = 100,
 ): { readonly ended: Promise<string | undefined>; stop(): Promise<string | undefined> } {
   let stopped = false;
+  let told: string | undefined; // between two statements, why the session ended comes by itself
+  client.on("error", ({ message }) => (told ??= message));
   const run = async (): Promise<string | undefined> => {
     for (let n = 0; !stopped; n++) {
       try {
         await client.query(`select '${marker}-${n}' as marker, length('${"x".repeat(bytes)}')`);
       } catch (error) {
-        return error instanceof Error ? error.message : String(error);
+        return told ?? (error instanceof Error ? error.message : String(error));
       }
       acknowledged.add(`${marker}-${n}`);
       await new Promise((resolve) => setTimeout(resolve, 5));

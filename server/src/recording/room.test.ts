@@ -96,3 +96,24 @@ test("the room of a folder that is not made yet is that of the one above", async
   await room.look();
   expect(seen.filter((text) => text.includes("not known"))).toEqual([]);
 });
+
+test("an alarm says why nothing is opened now, also where that has changed since, and is not written again for each byte", async () => {
+  const { room, free, open } = watched();
+  await room.look();
+  free.set("/log", 255 * MIB);
+  await room.look();
+  const first = open.get("room nd_1");
+  free.set("/log", 254 * MIB);
+  await room.look();
+  expect(open.get("room nd_1")).toBe(first);
+  room.journal({ unavailable: { text: "the recording could not be written" }, degraded: null });
+  room.stopped("the disk is full");
+  await room.look();
+  expect(open.get("room nd_1")).toBe("nothing new is opened: the recording could not be written");
+  room.stopped("the disk is broken");
+  await room.look();
+  expect(open.get("recording nd_1")).toContain("the disk is broken");
+  room.journal({ unavailable: null, degraded: null });
+  await room.look();
+  expect([...open.values()]).toEqual([expect.stringContaining("the disk of /log")]);
+});

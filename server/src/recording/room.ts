@@ -49,13 +49,15 @@ export function watchRoom(options: RoomOptions): RoomWatch {
   let health: JournalHealth = { unavailable: null, degraded: null };
   let stopped: string | undefined;
   let low = new Map<string, string>();
-  const raised = new Map<string, boolean>(); // what the store was told; at the start it may remember another time
+  /** What the store was told each alarm is about, "" for that it is over; at the start it may remember another time. */
+  const told = new Map<string, string>();
 
-  const tell = async (key: string, text: string | undefined): Promise<void> => {
-    if (raised.get(key) === (text !== undefined)) return;
+  /** @param about what the text says without its numbers: said again when this has changed. */
+  const tell = async (key: string, text: string | undefined, about = text ?? ""): Promise<void> => {
+    if (told.get(key) === about) return;
     if (text === undefined) await alarms.clear(key);
     else await alarms.raise(key, text);
-    raised.set(key, text !== undefined);
+    told.set(key, about);
   };
 
   const refusal = (): GlassError | undefined => {
@@ -94,7 +96,9 @@ export function watchRoom(options: RoomOptions): RoomWatch {
       low = found;
       const why = refusal();
       options.onRefusal?.(why);
-      await tell(`room ${node}`, why && `nothing new is opened: ${why.message}`);
+      const [folder = ""] = low.keys();
+      const about = health.unavailable === null ? folder : "the journal";
+      await tell(`room ${node}`, why && `nothing new is opened: ${why.message}`, about);
       await tell(`recording ${node}`, stopped);
       await tell(`journal copy ${node}`, health.degraded ?? undefined);
     },

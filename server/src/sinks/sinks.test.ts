@@ -2,7 +2,9 @@ import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { afterEach, expect, inject, test } from "vitest";
 import { fakeReceiver, startFake, type Fake } from "../notify/testing/fakes.ts";
+import type { SinkDriver } from "./sink.ts";
 import { startRig, tagsOf, until, WEBHOOK_SECRET, type Rig } from "./testing/rig.ts";
+import { startWorker } from "./worker.ts";
 
 const undo: (() => Promise<unknown>)[] = [];
 afterEach(async () => {
@@ -273,3 +275,32 @@ async function pickyReceiver(rig: Rig, refused: Set<number>) {
   undo.push(() => fake.stop());
   return { url: fake.url, indexes: taken, refused };
 }
+
+test("a receiver that heeds nothing, such as a disk that hangs, does not hold up the stop for ever, and its claim runs out", async () => {
+  const { rig, hook, siem } = await rigWithHook();
+  await (await rig.sinks({ siem })).stop(); // its row is there from now on
+  const size = await rig.add(5);
+  let asked = 0;
+  const driver: SinkDriver = {
+    ...{ batch: { entries: 10, bytes: 1_000_000 }, doubtful: false },
+    deliver: () => {
+      asked += 1;
+      return new Promise(() => {});
+    },
+  };
+  const warnings: string[] = [];
+  const stop = startWorker({
+    ...{ store: rig.log.store, key: { name: "siem", node: "" }, driver, node: "nd_2", pollMs: 20 },
+    ...{ render: async () => [], warn: (line) => warnings.push(line) },
+  });
+  await until(() => asked > 0);
+  await stop();
+  expect(warnings).toEqual([expect.stringContaining("sink siem: is left while it hangs")]);
+  expect(await rig.next("siem")).toBe(0);
+  const [claim] = (await rig.log.query("select claimed_by from sinks")).rows;
+  expect(claim?.["claimed_by"], "nobody else may deliver while it may still do so").toBe("nd_2");
+  await rig.log.query("update sinks set claimed_until = clock_timestamp() - interval '1 second'");
+  await rig.sinks({ siem }, { node: "nd_3" });
+  await reached(rig, size);
+  await expectComplete(rig, hook, size);
+}, 60_000);

@@ -1,5 +1,5 @@
 import { describe, GlassError } from "../core/errors.ts";
-import { sleep } from "../core/clock.ts";
+import { sleep, within } from "../core/clock.ts";
 import type { Store } from "../store/database.ts";
 import {
   claimSink,
@@ -36,6 +36,8 @@ const RENEW_MS = 5_000;
 const BATCH_TIMEOUT_MS = 5 * 60_000; // whatever a driver does: beyond this it hangs
 /** A stop waits so long for the answer to what was sent, because without it all of that comes twice. */
 const STOP_MS = 2_000;
+/** And so long after that for the delivery to end: a disk that hangs heeds nothing. */
+const HANG_MS = 5_000;
 const PAUSES_MS = [1_000, 2_000, 5_000, 10_000, 30_000, 60_000] as const;
 /** So many entries after one another may be put aside; then it is the receiver, and the sink waits for it. */
 const PARKED_IN_A_ROW = 3;
@@ -43,12 +45,13 @@ const PARKED_IN_A_ROW = 3;
 /**
  * Delivers the log to one sink, in order, at least once, and only what a signed checkpoint covers. Any number of
  * processes may run one: the row of the sink is claimed, and the claim of a dead process runs out.
- * @returns a function that stops it, and resolves when nothing is under way any more.
+ * @returns a function that stops it, and resolves when nothing is under way any more, or what is does not end.
  */
 export function startWorker(options: WorkerOptions): () => Promise<void> {
   const { store, key, driver, node, warn, pollMs = POLL_MS, pausesMs = PAUSES_MS } = options;
   const stopped = new AbortController();
   const hurried = new AbortController();
+  const left = new AbortController();
   /** Smaller after a refusal, to find the entry that it is about, and where time ran out; grows again with each success. */
   let entriesAtMost = driver.batch.entries;
 
@@ -125,7 +128,7 @@ export function startWorker(options: WorkerOptions): () => Promise<void> {
     if (claim === undefined) return false;
     const lost = new AbortController();
     const done = new AbortController();
-    const renewing = keepClaim(done.signal, () => lost.abort());
+    const renewing = keepClaim(AbortSignal.any([done.signal, left.signal]), () => lost.abort());
     const timeout = AbortSignal.timeout(BATCH_TIMEOUT_MS);
     try {
       await deliver(claim, AbortSignal.any([hurried.signal, lost.signal, timeout]));
@@ -173,8 +176,16 @@ export function startWorker(options: WorkerOptions): () => Promise<void> {
   return async () => {
     stopped.abort();
     const hurry = setTimeout(() => hurried.abort(), STOP_MS);
-    await running;
+    const ended = await within(
+      STOP_MS + HANG_MS,
+      running.then(() => true),
+      () => false,
+    );
     clearTimeout(hurry);
+    if (!ended) {
+      left.abort(); // the claim runs out; until then nobody else delivers what this may still deliver
+      return warn(`sink ${key.name}: is left while it hangs; what was not acknowledged comes again`);
+    }
     await driver.close?.().catch(() => {}); // a disk that fails: the others are stopped all the same
     await releaseClaim(store, key, node).catch(() => {}); // it runs out by itself
   };

@@ -44,6 +44,8 @@ export function createBridge(parts: BridgeParts): Bridge {
       },
       onRequest: () => Promise.resolve(false),
       onEof: () => whenJoined(() => channels[to]?.eof()),
+      // Answered when the other end is closed: until then what waits for it counts as a channel's.
+      onClosing: () => whenJoined(() => channels[to]?.close()),
       onClose() {
         whenJoined(() => channels[to]?.close());
         closed += 1;

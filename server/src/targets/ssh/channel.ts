@@ -46,6 +46,12 @@ export interface ChannelNumbers {
   readonly packetBytes: number;
 }
 
+/**
+ * Asks for a sign of life. An sshd with ClientAliveInterval sends it on the first channel that it still has, also on one
+ * that it has closed and whose close has not been answered yet: nothing that is worth a connection.
+ */
+export const KEEPALIVE = "keepalive@openssh.com";
+
 /** Requests of the peer that nobody has answered yet: clients send a handful; more is a flood. */
 const MAX_UNANSWERED = 64;
 /** Those that want no answer come in bursts: a client may send its whole environment at once. */
@@ -247,6 +253,7 @@ export class SshChannel implements Channel {
     this.#wish = "close";
     this.#forget();
     this.#sendClose();
+    this.#unasked();
     this.#letGo();
   }
 
@@ -265,8 +272,12 @@ export class SshChannel implements Channel {
     if (this.#sent === "close") return;
     this.#sent = "close";
     this.#mux.send(this.#message(MESSAGE.close).done());
-    for (const answer of this.#asked.splice(0)) answer(false);
     if (this.#received === "close") this.end();
+  }
+
+  /** No answer is waited for any more. A graceful close is none of that: what was asked before it is still answered. */
+  #unasked(): void {
+    for (const answer of this.#asked.splice(0)) answer(false);
   }
 
   request(type: string, wantReply: boolean, data: Uint8Array): Promise<boolean> {
@@ -362,7 +373,10 @@ export class SshChannel implements Channel {
 
   /** @throws SshError when too many wait for a handler or their answer */
   gotRequest({ type, wantReply, data }: Request): void {
-    if (this.#received === "close") throw violation("a request on a channel after its close");
+    if (this.#received === "close") {
+      if (type === KEEPALIVE) return; // see there
+      throw violation("a request on a channel after its close");
+    }
     if (this.#aborted || (wantReply && this.#sent === "close")) return; // it crossed our close: no answer can follow that
     const owed: Unanswered | undefined = wantReply ? { answer: undefined } : undefined;
     if (owed !== undefined) this.#owed.push(owed);
@@ -399,8 +413,8 @@ export class SshChannel implements Channel {
   /** @throws SshError when nothing was asked */
   gotAnswer(ok: boolean): void {
     const resolve = this.#asked.shift();
-    // Answers to what was asked before our close may still be on their way; they were given up with it.
-    if (resolve === undefined && this.#sent !== "close") throw violation("an answer to a request that was not made");
+    // Answers to what was asked before an abort may still be on their way; they were given up with it.
+    if (resolve === undefined && !this.#aborted) throw violation("an answer to a request that was not made");
     resolve?.(ok);
   }
 
@@ -428,7 +442,7 @@ export class SshChannel implements Channel {
     this.#sent = "close";
     this.#received = "close";
     this.#forget();
-    for (const answer of this.#asked.splice(0)) answer(false);
+    this.#unasked();
     this.consumed(this.#outstanding);
     this.#mux.closed(this);
     const handlers = this.#handlers;

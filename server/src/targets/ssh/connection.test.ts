@@ -726,6 +726,22 @@ describe("a peer that goes to the limits", () => {
     expect(state.disconnected).toBeUndefined();
   });
 
+  test("a sign of life that is asked for on a channel which has just closed is passed over, as an sshd asks on any that it still has", async () => {
+    const keepalive = (channel: number): Buffer => to(98, channel).string("keepalive@openssh.com").boolean(true).done();
+    const both = await attacked();
+    both.say(to(97).done());
+    both.say(keepalive(1));
+    expect([both.state.disconnected, both.far.heard.requests]).toEqual([undefined, []]);
+    both.say(keepalive(2));
+    expect(both.state.disconnected).toMatchObject({ reason: DISCONNECT.protocolError });
+
+    const half = await attacked({ onClosing: () => {} });
+    half.say(to(97).done());
+    half.say(keepalive(1));
+    await settled();
+    expect([half.state.disconnected, half.far.heard.requests, half.connection.channels]).toEqual([undefined, [], 1]);
+  });
+
   test("answers that crossed our close are no error", async () => {
     const holder: { channel?: Channel } = {};
     const { say, state, connection } = await attacked();

@@ -1,4 +1,4 @@
-import { MESSAGE, SshChannel, violation, type Mux } from "./channel.ts";
+import { KEEPALIVE, MESSAGE, SshChannel, violation, type Mux } from "./channel.ts";
 import { takeOver } from "./held.ts";
 import {
   DISCONNECT,
@@ -53,7 +53,6 @@ const MAX_REPLY_BYTES = 1024 * 1024;
 const FAREWELL_MS = 500;
 
 /** Global requests that are about the connection itself, answered here. */
-const KEEPALIVE = "keepalive@openssh.com";
 const NO_MORE_SESSIONS = "no-more-sessions@openssh.com";
 /** Host keys that OpenSSH would like a client to remember; ours are in the target's file. */
 const HOST_KEYS = "hostkeys-00@openssh.com";
@@ -295,6 +294,15 @@ export function createConnection(
     return channel;
   };
 
+  const gotChannelRequest = (reader: Reader): void => {
+    const id = reader.uint32();
+    const channel = channels.get(id);
+    const request = readRequest(reader);
+    if (channel !== undefined) return channel.gotRequest(request);
+    const wasOpen = id > 0 && id <= nextId && !opening.has(id);
+    if (!wasOpen || request.type !== KEEPALIVE) throw violation("a message for a channel that is not open");
+  };
+
   // ------------------------------------------------------------------------------------------- global requests
 
   const gotGlobal = (reader: Reader): void => {
@@ -367,7 +375,7 @@ export function createConnection(
       case MESSAGE.failure:
         return only(reader).gotAnswer(false);
       case MESSAGE.request:
-        return channelOf(reader).gotRequest(readRequest(reader));
+        return gotChannelRequest(reader);
       case MESSAGE.open:
         return gotOpen(reader);
       case MESSAGE.openConfirmation:

@@ -203,6 +203,43 @@ describe.skipIf(why !== undefined)(`against a real sshd (skipped without openssh
     expect(await connection.request("keepalive@openssh.com", true, NONE)).toMatchObject({ data: NONE });
   });
 
+  test("an sshd that asks for a sign of life on a channel that it has closed loses nobody the connection", async () => {
+    const own = await startSshd({
+      trustedUserCas: [publicKeyLine(authority.blob)],
+      config: ["ClientAliveInterval 1", "ClientAliveCountMax 100"],
+    });
+    try {
+      const pin = [own.hostKeys.ed25519];
+      const dialled = await dial({ ...target, port: own.port, hostKeys: { pin } }, pass(), soon());
+      await settled(); // the connection has taken the transport over
+      const packets: string[] = [];
+      const { onPacket } = dialled.transport;
+      dialled.transport.onPacket = (payload) => {
+        packets.push(payload.toString("latin1"));
+        onPacket(payload);
+      };
+      const closing = Promise.withResolvers<void>();
+      const channel = await dialled.connection.open("session", NONE, {
+        onData: () => {},
+        onRequest: () => Promise.resolve(false),
+        onEof: () => {},
+        onClosing: () => closing.resolve(), // as an answer that is long on its way
+        onClose: () => {},
+      });
+      await channel.request("exec", true, encodeString("true"));
+      await closing.promise;
+      packets.length = 0;
+      await expect
+        .poll(() => packets.some((packet) => packet[0] === "b" && packet.includes("keepalive@")), { timeout: 50_000 })
+        .toBe(true);
+      channel.close();
+      expect(await run(dialled.connection, "exit 4", { limitBytes: 1000, signal: soon() })).toMatchObject({ code: 4 });
+      dialled.connection.destroy();
+    } finally {
+      await own.dispose();
+    }
+  });
+
   test("sshd killed in the middle: whoever waits is told", async () => {
     const own = await startSshd({ trustedUserCas: [publicKeyLine(authority.blob)] });
     try {

@@ -39,6 +39,8 @@ const FAILED = { ok: false } as const;
 export function createForwards(line: Line): Forwards {
   const { tape } = line;
   const listening = new Map<string, Open>();
+  /** What is being asked for: taken already, but nothing that the target opens belongs to it yet. */
+  const asked = new Set<string>();
 
   /** Joins a channel that one side opens to one that is opened on the other, under a statement of its own. */
   const join = (via: string, text: string, open: ChannelOpen, accept: Accept, to: Connection): void => {
@@ -154,19 +156,21 @@ export function createForwards(line: Line): Forwards {
       line.refuse("remote-forward", at.text, verdict);
       return Promise.resolve(FAILED);
     }
-    if (listening.size >= MAX_LISTENING || listening.has(at.key)) {
+    if (listening.size + asked.size >= MAX_LISTENING || listening.has(at.key) || asked.has(at.key)) {
       line.refuse("remote-forward", at.text, { reason: "it is forwarded already, or too much is" });
       return Promise.resolve(FAILED);
     }
     const answer = Promise.withResolvers<{ ok: boolean }>();
     const data = Buffer.from(request.data);
+    asked.add(at.key);
     const ask = async (): Promise<void> => {
+      asked.delete(at.key);
       if (over) return answer.resolve(FAILED);
       // Before the answer: what connects to the port may be told in the same breath.
       listening.set(at.key, entry);
       const told = await line.target.request(request.type, true, data).catch(() => FAILED);
       if (told.ok) return answer.resolve(DONE);
-      listening.delete(at.key);
+      if (listening.get(at.key) === entry) listening.delete(at.key);
       entry.end("error", "the target does not listen there");
       answer.resolve(FAILED);
     };

@@ -308,9 +308,15 @@ class Inspection {
     const credential = await this.#pass({ principal, extensions });
     const target = { ...this.#config, user };
     const { connection } = await reach(target, credential, `a login as ${user}`, this.#signal);
+    // A host may never answer: its connection goes when the time is over, and then there is nothing to say of what was asked.
+    const abort = (): void => connection.destroy();
+    this.#signal.addEventListener("abort", abort, { once: true });
+    const granted = (type: string, data: Uint8Array): Promise<boolean> =>
+      isGranted(connection, type, data).finally(() => this.#signal.throwIfAborted());
     try {
+      this.#signal.throwIfAborted();
       const mark = new Writer().string("LC_GLASSKEY").string(`gk_${this.#means.tools.install}_${CANARY}`).done();
-      if (await granted(connection, "env", mark)) this.#ok("mark", "sshd takes the mark LC_GLASSKEY");
+      if (await granted("env", mark)) this.#ok("mark", "sshd takes the mark LC_GLASSKEY");
       else
         this.#bad(
           "mark",
@@ -319,22 +325,22 @@ class Inspection {
         );
       if (extensions.includes("permit-pty")) {
         const pty = new Writer().string("dumb").uint32(80).uint32(24).uint32(0).uint32(0).string("\0").done();
-        if (await granted(connection, "pty-req", pty)) this.#ok("terminal", "sshd gives terminals");
+        if (await granted("pty-req", pty)) this.#ok("terminal", "sshd gives terminals");
         else this.#bad("terminal", "sshd gives no terminal", `In sshd_config, for ${user}: PermitTTY yes`);
       }
       if (this.#scope?.["sftp"] !== undefined) {
-        if (await granted(connection, "subsystem", new Writer().string("sftp").done()))
-          this.#ok("sftp", "sshd has the subsystem");
+        if (await granted("subsystem", new Writer().string("sftp").done())) this.#ok("sftp", "sshd has the subsystem");
         else this.#bad("sftp", "sshd has no subsystem sftp", "In sshd_config: Subsystem sftp internal-sftp");
       }
     } finally {
+      this.#signal.removeEventListener("abort", abort);
       connection.destroy();
     }
   }
 }
 
 /** Whether sshd says yes to one request on a channel of its own. */
-async function granted(connection: Connection, type: string, data: Uint8Array): Promise<boolean> {
+async function isGranted(connection: Connection, type: string, data: Uint8Array): Promise<boolean> {
   const none = { onRequest: () => Promise.resolve(false), onEof: () => undefined, onClose: () => undefined };
   let channel: Channel | undefined;
   channel = await connection.open("session", new Uint8Array(0), {

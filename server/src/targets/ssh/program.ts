@@ -150,8 +150,9 @@ export function serveProgram(line: Line, accept: Accept): void {
       const channel = await connection.open("session", NONE, targetHandlers).catch(explain);
       target = channel;
       if (state.is !== "starting" || clientClosed) return channel.abort();
-      if (!(await setup.apply(channel))) throw new OpenRefused(0, `${session.target} gave no terminal`);
-      if (state.is !== "starting") return channel.abort();
+      const given = await setup.apply(channel);
+      if (state.is !== "starting" || clientClosed) return channel.abort();
+      if (!given) throw new OpenRefused(0, `${session.target} gave no terminal`);
       const data = start.type === "shell" ? NONE : encodeString(run);
       const accepted = channel.request(start.type, true, data);
       const { flow } = state;
@@ -315,13 +316,15 @@ export function serveProgram(line: Line, accept: Accept): void {
     onClose() {
       targetClosed = true;
       // A connection that breaks closes all its channels first; why is told by who knows it, a moment later.
-      if (exit === undefined && !clientClosed) setImmediate(closeBoth);
+      if (exit === undefined) setImmediate(closeBoth);
       else closeBoth();
     },
   };
 
-  /** Also to a client that has closed: it waits for the answer to its close. */
-  const tell = (type: string, data: Uint8Array): void => void client.request(type, false, data);
+  /** Also to a client that has closed: it waits for the answer to its close. What Glasskey ended has its status already. */
+  const tell = (type: string, data: Uint8Array): void => {
+    if (ended === undefined) void client.request(type, false, data);
+  };
 
   const closeBoth = (): void => {
     if (clientClosed && exit === undefined) ended ??= { code: "client_gone", message: "the client closed the channel" };

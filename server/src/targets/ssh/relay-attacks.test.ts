@@ -6,7 +6,15 @@ import { connectClient, eventually, openChannel, statusOf } from "./fixtures/cli
 import { createTerminalFlow } from "./flows.ts";
 import { startFakeTarget, type FakeTarget } from "./fixtures/fake-target.ts";
 import { startTestGateway, statements, testAuthority, type TestGateway } from "./fixtures/gateway.ts";
-import { encodeEnv, encodeExitSignal, encodeNumber, encodePty, encodeString } from "./requests.ts";
+import {
+  encodeEndpoint,
+  encodeEnv,
+  encodeExitSignal,
+  encodeNumber,
+  encodePty,
+  encodeString,
+  encodeTcpOpen,
+} from "./requests.ts";
 import { parseScope } from "./scope.ts";
 import { createClientTransport } from "./transport.ts";
 import type { Channel, ChannelHandlers, Connection, ConnectionHandlers, Request } from "./types.ts";
@@ -24,6 +32,7 @@ const QUIET: ChannelHandlers = {
   onEof: () => {},
   onClose: () => {},
 };
+const YES = (): Promise<boolean> => Promise.resolve(true);
 const authority = testAuthority();
 let gateway: TestGateway;
 let target: FakeTarget | undefined;
@@ -173,6 +182,148 @@ describe("a client that was let in", () => {
     connection.destroy();
   });
 
+  test("that closes its channel before the target has said that it runs the command has its end on record all the same", async () => {
+    const answer = Promise.withResolvers<boolean>();
+    const seen = await start(
+      { shell: true },
+      {
+        onOpen(_open, accept) {
+          const channel = accept.accept({
+            ...QUIET,
+            onRequest(request) {
+              seen.requests.push({ ...request, data: Buffer.from(request.data) });
+              return request.type === "exec" ? answer.promise : Promise.resolve(true);
+            },
+            onClosing() {
+              answer.resolve(true);
+              void channel.request("exit-status", false, encodeNumber(9));
+              channel.close();
+            },
+          });
+        },
+      },
+    );
+    const { connection } = await connectClient(gateway);
+    const program = await exec(connection, "make; exit 9");
+    await eventually(() => seen.requests.some(({ type }) => type === "exec"));
+    program.channel.close();
+    await program.closed;
+    expect(statusOf(program)).toBe(9);
+    await eventually(() => gateway.json(RECORD.statementCompleted).length === 1);
+    const [completed] = gateway.json(RECORD.statementCompleted);
+    expect(completed).toMatchObject({ tag: "exit 9" });
+    expect(completed).not.toHaveProperty("error");
+    connection.destroy();
+  });
+
+  test("that closes its channel while its terminal is asked for is named as the cause, and its command never reaches the target", async () => {
+    const answer = Promise.withResolvers<boolean>();
+    const seen = await start(
+      { shell: true },
+      {
+        onOpen(_open, accept) {
+          const channel = accept.accept({
+            ...QUIET,
+            onRequest(request) {
+              seen.requests.push({ ...request, data: Buffer.from(request.data) });
+              return request.type === "pty-req" ? answer.promise : Promise.resolve(true);
+            },
+            onClosing() {
+              answer.resolve(true);
+              channel.close();
+            },
+          });
+        },
+      },
+    );
+    const { connection } = await connectClient(gateway);
+    const program = await openChannel(connection);
+    await program.channel.request("pty-req", true, PTY);
+    await program.channel.request("exec", true, encodeString("top"));
+    await eventually(() => seen.requests.some(({ type }) => type === "pty-req"));
+    program.channel.close();
+    await program.closed;
+    await eventually(() => gateway.json(RECORD.statementCompleted).length === 1);
+    expect(gateway.json(RECORD.statementCompleted)).toMatchObject([{ error: { code: "client_gone" } }]);
+    expect([statusOf(program), seen.requests.map(({ type }) => type)]).toEqual([undefined, ["env", "pty-req"]]);
+    connection.destroy();
+  });
+
+  test("that has closed its channel is not said to have ended what a cut ended", async () => {
+    const closing = Promise.withResolvers<void>();
+    await start(
+      { shell: true },
+      {
+        onOpen: (_open, accept) => void accept.accept({ ...QUIET, onRequest: YES, onClosing: () => closing.resolve() }),
+      },
+    );
+    const { connection } = await connectClient(gateway);
+    const program = await exec(connection, "sleep 1000");
+    program.channel.close();
+    await closing.promise;
+    gateway.sessions[0]?.handle?.cut("the grant is over");
+    await gateway.sessions[0]?.ended;
+    await eventually(() => gateway.json(RECORD.statementCompleted).length === 1);
+    expect(gateway.json(RECORD.statementCompleted)).toMatchObject([
+      { error: { code: "cut", message: "the grant is over" } },
+    ]);
+    connection.destroy();
+  });
+
+  test("that closes a forward whose far end does not read keeps its place until that has: what waits is bounded by channels", async () => {
+    let far: Channel | undefined;
+    let got = 0;
+    await start(
+      { forward: ["127.0.0.1:9"] },
+      {
+        onOpen(_open, accept) {
+          far = accept.accept({ ...QUIET, onData: (data) => void (got += data.length), onClose: () => {} });
+        },
+      },
+    );
+    const { connection } = await connectClient(gateway);
+    const data = encodeTcpOpen({ host: "127.0.0.1", port: 9, originHost: "::1", originPort: 1 });
+    const forward = await openChannel(connection, { type: "direct-tcpip", data });
+    let closed = false;
+    void forward.closed.then(() => (closed = true));
+    forward.channel.write(Buffer.alloc(3 * MIB));
+    forward.channel.close();
+    await eventually(() => got === 2 * MIB && forward.channel.pendingBytes === 0);
+    await connection.request("keepalive@openssh.com", true, NONE); // its answer comes after that of the close, if there is one
+    expect([closed, connection.channels]).toEqual([false, 1]);
+    far?.consumed(2 * MIB);
+    await forward.closed;
+    expect(got).toBe(3 * MIB);
+    connection.destroy();
+  });
+
+  test("gets a forward that it asks for twice at once, once: the second answer does not take the first one away", async () => {
+    const asked: string[] = [];
+    await start(
+      { remoteForward: ["localhost:8022"] },
+      {
+        onRequest({ type }) {
+          asked.push(type);
+          return Promise.resolve({ ok: asked.length === 1 }); // as an sshd: the port is taken then
+        },
+      },
+    );
+    let opened = 0;
+    const { connection } = await connectClient(gateway, {
+      onOpen(_open, accept) {
+        opened += 1;
+        accept.accept(QUIET);
+      },
+    });
+    const data = encodeEndpoint({ host: "localhost", port: 8022 });
+    const answers = await Promise.all([1, 2].map(() => connection.request("tcpip-forward", true, data)));
+    expect(answers.map(({ ok }) => ok)).toEqual([true, false]);
+    const from = { host: "localhost", port: 8022, originHost: "127.0.0.1", originPort: 1 };
+    await target?.connections[0]?.open("forwarded-tcpip", encodeTcpOpen(from), QUIET);
+    expect([opened, asked]).toEqual([1, ["tcpip-forward"]]);
+    connection.destroy();
+  });
+
   test("reads why a command of more than 128 KiB is not run, and it is on record without being kept", async () => {
     const seen = await start({ shell: true });
     const { connection } = await connectClient(gateway);
@@ -237,6 +388,41 @@ describe("a target that lies", () => {
     expect(gateway.json(RECORD.statementCompleted)).toMatchObject([{ tag: "exit 3" }]);
     connection.destroy();
     await closed;
+  });
+
+  test("does not turn the status of what the gateway ended into a success, however late its client reads", async () => {
+    const damaged = Buffer.from([0, 0, 0, 5, 101, 0, 0, 0, 1]); // an answer that nobody asked for
+    await start(
+      { sftp: { read: ["/"] } },
+      {
+        onOpen(_open, accept) {
+          const channel = accept.accept({
+            ...QUIET,
+            onRequest(request) {
+              if (request.type === "subsystem") {
+                channel.write(Buffer.alloc(3 * MIB, "x"), 1);
+                channel.write(damaged);
+              }
+              return YES();
+            },
+            onClosing() {
+              void channel.request("exit-status", false, encodeNumber(0));
+              channel.close();
+            },
+          });
+        },
+      },
+    );
+    const { connection } = await connectClient(gateway);
+    const program = await openChannel(connection, { reading: false });
+    await program.channel.request("subsystem", true, encodeString("sftp"));
+    await eventually(() => gateway.json(RECORD.statementCompleted).length === 1);
+    program.reading = true;
+    program.channel.consumed(program.bytes);
+    await program.closed;
+    expect(program.requests.map(({ type, data }) => [type, data.readUInt32BE(0)])).toEqual([["exit-status", 254]]);
+    expect(gateway.json(RECORD.statementCompleted)).toMatchObject([{ error: { code: "refused" } }]);
+    connection.destroy();
   });
 
   test("is named as the cause when it opens channels without end that nobody asked for", async () => {

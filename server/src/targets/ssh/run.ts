@@ -35,6 +35,8 @@ export async function run(connection: Connection, command: string, options: RunO
   let code: number | undefined;
   let ended: string | undefined;
   let channel: Channel | undefined;
+  const gone = Promise.withResolvers<never>();
+  gone.promise.catch(() => {});
   const fail = (error: unknown): void => {
     done.reject(error);
     channel?.abort();
@@ -57,10 +59,21 @@ export async function run(connection: Connection, command: string, options: RunO
     onEof: () => {},
     onClose: () => done.resolve(),
   };
-  const abort = (): void => fail(signal.reason);
+  const abort = (): void => {
+    gone.reject(signal.reason);
+    fail(signal.reason);
+  };
   signal.addEventListener("abort", abort, { once: true });
   try {
-    channel = await connection.open("session", NONE, handlers);
+    const opening = connection.open("session", NONE, handlers);
+    // A host may never answer: nobody waits for it longer than the caller does, and what opens later is closed.
+    opening.then(
+      (late) => {
+        if (signal.aborted) late.abort();
+      },
+      () => {},
+    );
+    channel = await Promise.race([opening, gone.promise]);
     if (signal.aborted) abort();
     const started = channel.request("exec", true, encodeString(command));
     channel.write(stdin);
