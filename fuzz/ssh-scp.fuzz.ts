@@ -89,6 +89,9 @@ async function play(command: string, bytes: Buffer, size: number): Promise<strin
       ...{ targetEof: () => {}, clientDone: () => {}, targetDone: () => {} },
       refuse: (_via, _text, { reason }) => reason,
       fail: () => {},
+      defect: (error) => {
+        throw error;
+      },
     },
   });
   const acknowledge = (): void => (upload ? proxy.fromTarget(Buffer.alloc(1), 0) : proxy.fromClient(Buffer.alloc(1)));

@@ -82,6 +82,9 @@ async function play(input: Uint8Array, size: number): Promise<string> {
       ...{ targetEof: () => {}, clientDone: () => {}, targetDone: () => {} },
       refuse: (_via, _text, { reason }) => reason,
       fail: (why) => void failures?.push(why),
+      defect: (error) => {
+        throw error;
+      },
     },
   });
   proxy.fromClient(packet(1, u32(3)));

@@ -21,6 +21,8 @@ export interface FileEnds extends Ends {
   refuse(via: string, text: string, verdict: { readonly reason: string; readonly next?: string }): string;
   /** Tells the person on stderr and ends the channel. */
   fail(text: string): void;
+  /** A mistake of ours, found outside the handling of a packet: the session ends. */
+  defect(error: unknown): void;
 }
 
 /** A proxy that has to be told when its channel is over: what it has open then gets its end in the recording. */

@@ -191,6 +191,7 @@ export function serveProgram(line: Line, accept: Accept): void {
     },
     refuse: (via: string, text: string, verdict: { reason: string; next?: string }): string =>
       line.refuse(via, text, verdict),
+    defect: (error: unknown): void => line.defect(error),
     fail(text: string): void {
       ended ??= { code: "refused", message: text };
       endUnborn(text);

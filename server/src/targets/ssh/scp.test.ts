@@ -194,6 +194,9 @@ describe("attacks on scp's old protocol", () => {
         ...{ targetEof: () => {}, clientDone: () => {}, targetDone: () => {} },
         refuse: (_via, text, { reason }) => (refusals?.push(text), reason),
         fail: (text) => void failures?.push(text),
+        defect: (error) => {
+          throw error;
+        },
       },
     });
     return {

@@ -281,6 +281,8 @@ describe("attacks on the SFTP proxy", () => {
       /** Nothing that the client is sent is ever taken. */
       stuck?: boolean;
       real?: (path: string) => string;
+      /** What comes in place of an answer to REALPATH, after its id. */
+      damaged?: Buffer;
     } = {},
   ): Promise<{
     client: Buffer[];
@@ -304,6 +306,10 @@ describe("attacks on the SFTP proxy", () => {
           const bytes = Buffer.from(data);
           if (bytes[4] === 16) {
             const path = bytes.subarray(13).toString();
+            if (options.damaged !== undefined) {
+              const { damaged } = options;
+              return queueMicrotask(() => proxy.fromTarget(packet(104, bytes.readUInt32BE(5), damaged), 0));
+            }
             const name = text(path === "." ? "/home/app" : (options.real?.(path) ?? path));
             queueMicrotask(() => proxy.fromTarget(packet(104, bytes.readUInt32BE(5), s32(1), name, name, s32(0)), 0));
           } else target.push(bytes);
@@ -316,6 +322,9 @@ describe("attacks on the SFTP proxy", () => {
         ...{ targetEof: () => {}, targetDone: () => {}, clientDone: (bytes: number) => void (fed.done += bytes) },
         refuse: (_via, _text, { reason }) => reason,
         fail: (why) => void failures.push(why),
+        defect: (error) => {
+          throw error;
+        },
       },
     });
     const send = async (...packets: Buffer[]): Promise<void> => {
@@ -352,6 +361,20 @@ describe("attacks on the SFTP proxy", () => {
     expect(rig.client.at(-1)?.[4]).toBe(101);
     expect(rig.target).toEqual([]);
   });
+
+  test.each([
+    ["cut off", s32(1)],
+    ["of a name that is longer than itself", Buffer.concat([s32(1), s32(1_000_000)])],
+    ["empty", Buffer.alloc(0)],
+  ])(
+    "a server whose first answer is %s ends this channel with a reason, and takes nobody else with it",
+    async (_, damaged) => {
+      const rig = await ready({ damaged });
+      await turn();
+      expect(rig.failures).toEqual([expect.stringMatching(/^SFTP: /)]);
+      expect(rig.client).toEqual([]);
+    },
+  );
 
   test("nothing is forwarded while its record is not committed", async () => {
     const waiting: (() => void)[] = [];

@@ -226,17 +226,22 @@ export function createSftpProxy(parts: FileProxyParts): FileProxy {
     void work();
   };
 
+  /** What goes on after an answer came: a damaged one ends this channel, and must never be nobody's to catch. */
+  const carriedOut = async (act: () => Promise<void>): Promise<void> => {
+    try {
+      await act();
+    } catch (error) {
+      if (error instanceof SshError) fail(`SFTP: ${error.message}`);
+      else ends.defect(error);
+    }
+  };
+
   /** Requests with paths, one after the other. */
   const work = async (): Promise<void> => {
     if (running) return;
     running = true;
     for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
-      try {
-        await next();
-      } catch (error) {
-        if (!(error instanceof SshError)) throw error;
-        fail(`SFTP: ${error.message}`);
-      }
+      await carriedOut(next);
     }
     running = false;
     resume();
@@ -478,7 +483,8 @@ export function createSftpProxy(parts: FileProxyParts): FileProxy {
       if (packet[4] !== FXP.version) throw damaged("an SFTP server that does not begin with its version");
       const version = filterVersion(packet);
       state = { is: "home" };
-      void own(FXP.realpath, ".").then((answer) => {
+      void carriedOut(async () => {
+        const answer = await own(FXP.realpath, ".");
         const home = answer === undefined ? undefined : realPathOf(answer);
         if (isOver()) return;
         if (home === undefined) return fail("SFTP: the server does not say where the account is at home");
