@@ -1,7 +1,7 @@
 import { sql } from "kysely";
 import { append } from "../audit/append.ts";
 import { formatDuration } from "../core/duration.ts";
-import { GlassError } from "../core/errors.ts";
+import { describe, GlassError } from "../core/errors.ts";
 import { pseudonymOf } from "../identity/pseudonyms.ts";
 import type { Tx } from "../store/database.ts";
 import type { Access, Observed } from "./access.ts";
@@ -134,8 +134,12 @@ export async function applyExtension(
   await tell(access, tx, moved, { event: "extended", text, until: endsAt });
   return async () => {
     // Live sessions do not wait for the target: its own expiry stops new logins only, and the lease's loop moves it.
+    // It is decided and stored: what fails from here on is made up for, and no reason to tell the person that it failed.
     await Promise.all([
-      access.cutter().extend(grant.id, endsAt.getTime()),
+      access
+        .cutter()
+        .extend(grant.id, endsAt.getTime())
+        .catch((error: unknown) => access.warn(`the open sessions of ${grant.id} keep their end: ${describe(error)}`)),
       lease === undefined ? undefined : access.kick(lease.id),
     ]);
   };

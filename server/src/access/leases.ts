@@ -19,6 +19,8 @@ import { tell } from "./tell.ts";
 import { alarmIfUntrusted, trusted } from "./untrusted.ts";
 
 export type LeaseRow = Selectable<LeasesTable>;
+/** As it was taken; `over` says whether its end had come, by the store's clock. */
+type ClaimedRow = LeaseRow & { readonly over: boolean };
 
 const REMOTE_TIMEOUT_MS = 20_000; // one step on a target; slower is "not known"
 const CLAIM_MS = 90_000; // longer than all steps of one attempt: three remote calls, a fingerprint, and the wait for a cut
@@ -49,7 +51,7 @@ export function startLeaseWorker(access: Access, { pollMs = 1_000 } = {}): Lease
   const perTarget = new Map<string, number>();
   let wakeUp = (): void => {};
 
-  const work = async (row: LeaseRow): Promise<void> => {
+  const work = async (row: ClaimedRow): Promise<void> => {
     perTarget.set(row.target, (perTarget.get(row.target) ?? 0) + 1);
     try {
       await step(access, row);
@@ -60,7 +62,7 @@ export function startLeaseWorker(access: Access, { pollMs = 1_000 } = {}): Lease
       perTarget.set(row.target, (perTarget.get(row.target) ?? 1) - 1);
     }
   };
-  const track = (row: LeaseRow): Promise<void> => {
+  const track = (row: ClaimedRow): Promise<void> => {
     const promise = work(row).finally(() => inFlight.delete(row.id));
     inFlight.set(row.id, promise);
     return promise;
@@ -68,8 +70,8 @@ export function startLeaseWorker(access: Access, { pollMs = 1_000 } = {}): Lease
   const loop = async (): Promise<void> => {
     while (!stopped.signal.aborted) {
       const woken = new Promise<void>((resolve) => (wakeUp = resolve));
+      const busy = [...perTarget].filter(([, count]) => count >= AT_ONCE_PER_TARGET).map(([target]) => target);
       try {
-        const busy = [...perTarget].filter(([, count]) => count >= AT_ONCE_PER_TARGET).map(([target]) => target);
         const room = AT_ONCE - inFlight.size;
         const rows =
           room > 0 ? await claim(access, { limit: Math.min(room, AT_ONCE_PER_TARGET), exceptTargets: busy }) : [];
@@ -78,7 +80,7 @@ export function startLeaseWorker(access: Access, { pollMs = 1_000 } = {}): Lease
       } catch (error) {
         access.warn(`leases wait for the store: ${describe(error)}`);
       }
-      await Promise.race([woken, sleep(await untilNext(access.store, pollMs), stopped.signal).catch(() => {})]);
+      await Promise.race([woken, sleep(await untilNext(access.store, pollMs, busy), stopped.signal).catch(() => {})]);
     }
   };
   const running = loop();
@@ -115,14 +117,16 @@ export function startLeaseWorker(access: Access, { pollMs = 1_000 } = {}): Lease
   };
 }
 
-async function untilNext(store: Store, pollMs: number): Promise<number> {
+/** How long nothing is due that could be taken: what waits for a busy target is looked at when that has room. */
+async function untilNext(store: Store, pollMs: number, busy: readonly string[]): Promise<number> {
   try {
-    const row = await store
+    let next = store
       .selectFrom("leases")
       .select(sql<number | null>`extract(epoch from min(next_at) - clock_timestamp()) * 1000`.as("ms"))
       .where("state", "<>", "dead")
-      .where((eb) => eb.or([eb("claimed_until", "is", null), eb("claimed_until", "<", sql<Date>`clock_timestamp()`)]))
-      .executeTakeFirst();
+      .where((eb) => eb.or([eb("claimed_until", "is", null), eb("claimed_until", "<", sql<Date>`clock_timestamp()`)]));
+    if (busy.length > 0) next = next.where("target", "not in", busy);
+    const row = await next.executeTakeFirst();
     const ms = row?.ms ?? null;
     return ms === null ? pollMs : Math.min(pollMs, Math.max(5, Math.ceil(ms)));
   } catch {
@@ -133,7 +137,7 @@ async function untilNext(store: Store, pollMs: number): Promise<number> {
 async function claim(
   access: Access,
   { limit, id, exceptTargets = [] }: { limit: number; id?: string; exceptTargets?: readonly string[] },
-): Promise<readonly LeaseRow[]> {
+): Promise<readonly ClaimedRow[]> {
   return access.store
     .updateTable("leases")
     .set({ claimed_by: access.node, claimed_until: sql`clock_timestamp() + ${CLAIM_MS} * interval '1 millisecond'` })
@@ -149,6 +153,7 @@ async function claim(
       return due.orderBy("next_at").limit(limit).forUpdate().skipLocked();
     })
     .returningAll()
+    .returning(sql<boolean>`ends_at <= clock_timestamp()`.as("over"))
     .execute();
 }
 
@@ -172,7 +177,7 @@ async function release(access: Access, lease: string, error: string): Promise<vo
 }
 
 /** One attempt at what the lease's state asks for. */
-async function step(access: Access, row: LeaseRow): Promise<void> {
+async function step(access: Access, row: ClaimedRow): Promise<void> {
   const kind = access.kinds.get(row.kind);
   if (kind === undefined) throw new GlassError("config_invalid", `no target kind ${row.kind} in this Glasskey`);
   switch (row.state) {
@@ -181,7 +186,7 @@ async function step(access: Access, row: LeaseRow): Promise<void> {
     case "minting":
       return abandonMint(access, row);
     case "live":
-      return row.extend_due && row.ends_at > new Date() ? prolong(access, kind, row) : expire(access, row);
+      return row.extend_due && !row.over ? prolong(access, kind, row) : expire(access, row);
     case "closing":
       return remove(access, kind, row);
     case "dead":

@@ -123,6 +123,19 @@ test("an extension that another process decides while this one looks whether the
   await endGrant(house.access, "ann", await house.grant(grant), "ended by ann");
 });
 
+test("an extension that is stored is told as one, also when the open sessions cannot be told at that moment", async () => {
+  const grant = await active();
+  const silent: Access = {
+    ...house.access,
+    cutter: () => ({ ...house.access.cutter(), extend: () => Promise.reject(new Error("the data plane is silent")) }),
+  };
+  expect(await extendGrant(silent, "ann", grant)).toEqual({ extended: true });
+  expect(house.warnings.at(-1)).toContain(`the open sessions of ${grant} keep their end: the data plane is silent`);
+  await until(async () => !(await leaseOf(grant)).extend_due); // the target is told all the same
+  await endGrant(house.access, "ann", await house.grant(grant), "done");
+  await house.until(grant, "closed");
+});
+
 test("a pause after a failure is as long as the attempts since somebody asked again say", async () => {
   const grant = await active();
   const lease = (await leaseOf(grant)).id;
