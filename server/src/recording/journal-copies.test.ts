@@ -247,7 +247,7 @@ test.for(["one", "two"] as const)(
     const recorder = journal.recorder(session);
     await committed(recorder, RECORD.notice, "{}");
     expect(await follow(reader, session)).toBe(1);
-    await rm(folders[side], { recursive: true });
+    await rm(folders[side], { recursive: true, maxRetries: 100, retryDelay: 10 }); // a next file may be in the making
     await writeFile(folders[side], ""); // whatever is asked of the folder is an error, and not that it is not there
     expect(await follow(reader, session)).toBe(0);
     files.break(folders[side]);
@@ -396,7 +396,7 @@ test("whatever the order of disks that fail, are away and come back: what was ac
         }
         for (const side of ["one", "two"] as const) {
           if (found[side] === "disk") await rename(at[side], kept(side));
-          else await rm(at[side], { recursive: true });
+          else await rm(at[side], { recursive: true, maxRetries: 100, retryDelay: 10 });
         }
       }
       const there = new Set<string>();

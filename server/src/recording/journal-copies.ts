@@ -286,22 +286,19 @@ async function partedAt(one: Copy, two: Copy, name: string): Promise<number> {
   if (removedFrom(two, one, name)) return Infinity;
   const both = Math.min(one.ends.get(name) ?? 0, two.ends.get(name) ?? 0);
   if (both === 0) return 0;
-  const files = [await open(join(one.dir, name), "r"), await open(join(two.dir, name), "r")] as const;
-  try {
-    const [here, there] = [Buffer.alloc(COPY_BYTES), Buffer.alloc(COPY_BYTES)];
-    for (let at = 0; at < both; at += COPY_BYTES) {
-      const bytes = Math.min(COPY_BYTES, both - at);
-      await files[0].read(here, 0, bytes, at);
-      await files[1].read(there, 0, bytes, at);
-      if (here.compare(there, 0, bytes, 0, bytes) === 0) continue;
-      let i = 0;
-      while (here[i] === there[i]) i++;
-      return at + i;
-    }
-    return both;
-  } finally {
-    for (const file of files) await file.close();
+  await using left = await open(join(one.dir, name), "r");
+  await using right = await open(join(two.dir, name), "r");
+  const [here, there] = [Buffer.alloc(COPY_BYTES), Buffer.alloc(COPY_BYTES)];
+  for (let at = 0; at < both; at += COPY_BYTES) {
+    const bytes = Math.min(COPY_BYTES, both - at);
+    await left.read(here, 0, bytes, at);
+    await right.read(there, 0, bytes, at);
+    if (here.compare(there, 0, bytes, 0, bytes) === 0) continue;
+    let i = 0;
+    while (here[i] === there[i]) i++;
+    return at + i;
   }
+  return both;
 }
 
 /**

@@ -199,7 +199,7 @@ test("a disk that was replaced by an empty one, or lost its latest files, is mad
       await using journal = await open(folders);
       await write(journal, session, 60);
     }
-    await rm(folders[side], { recursive: true });
+    await rm(folders[side], { recursive: true, maxRetries: 100, retryDelay: 10 });
     {
       await using journal = await open(folders);
       expect(journal.rebuilt).toContain(folders[side]);
@@ -226,7 +226,7 @@ test("a stale copy that comes back does not win over the one that went on", asyn
     await using journal = await open(folders);
     await write(journal, second, 30);
   }
-  await rm(folders.one, { recursive: true });
+  await rm(folders.one, { recursive: true, maxRetries: 100, retryDelay: 10 });
   await cp(`${folders.one}.stale`, folders.one, { recursive: true });
   await using journal = await open(folders);
   expect(journal.rebuilt).toContain(folders.one);
@@ -242,7 +242,7 @@ test("copies that went on apart, each without the other, are refused, and nothin
   }
   for (const dir of [one, two]) await cp(dir, `${dir}.base`, { recursive: true });
   const replace = async (dir: string, by: string): Promise<void> => {
-    await rm(dir, { recursive: true });
+    await rm(dir, { recursive: true, maxRetries: 100, retryDelay: 10 });
     await cp(by, dir, { recursive: true });
   };
   const alone = async (away: string): Promise<void> => {
@@ -331,7 +331,7 @@ test("a whole copy that is older than a damaged one does not stand in for it", a
     await using journal = await open(folders);
     await write(journal, newId("session"), 3);
   }
-  await rm(folders.two, { recursive: true });
+  await rm(folders.two, { recursive: true, maxRetries: 100, retryDelay: 10 });
   await cp(`${folders.two}.old`, folders.two, { recursive: true });
   const path = join(folders.one, "000000000001.gkj");
   const bytes = await readFile(path);
@@ -371,7 +371,7 @@ test("a folder that cannot be used at the start is given up with a note; with ne
     expect(await seqs(folders.two, session)).toEqual(upTo(3));
   }
   for (const dir of [folders.one, folders.two]) {
-    await rm(dir, { recursive: true });
+    await rm(dir, { recursive: true, maxRetries: 100, retryDelay: 10 });
     await appendFile(dir, "");
   }
   await expect(open(folders)).rejects.toMatchObject({
@@ -409,7 +409,7 @@ test.for(["one", "two"] as const)(
     const recorder = journal.recorder(session);
     for (let i = 1; i <= 60; i++) {
       if (i === 20) files.break(folders[side]);
-      if (i === 40) await rm(folders[side], { recursive: true });
+      if (i === 40) await rm(folders[side], { recursive: true, maxRetries: 100, retryDelay: 10 });
       await committed(recorder, RECORD.data, Buffer.alloc(3_000, i));
       if (i % 3 === 0) await readAll();
     }

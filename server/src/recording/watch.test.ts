@@ -97,8 +97,13 @@ test("a watcher that is slower than the session is told so, and misses nothing",
   studio.sealer.start();
   const take = await studio.session();
   await take.begin();
-  const gate = Promise.withResolvers<void>();
-  const follower = follow(studio, take.session, { slow: () => gate.promise });
+  const [gate, joined] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  const slow = (): Promise<void> => {
+    joined.resolve();
+    return gate.promise;
+  };
+  const follower = follow(studio, take.session, { slow });
+  await joined.promise; // else it would find in the chunks what it is to miss
   for (let n = 1; n <= 40; n++) await take.output(Buffer.alloc(200_000, n)); // four times what waits for it
   gate.resolve();
   await take.end();
