@@ -95,15 +95,19 @@ test("lesson 10: kill -9 in the middle of a mint: what may be on the target is r
   await system.stop();
   const first = await system.startProcess();
   const ann = await system.as("ann", first);
-  // Holds every CREATE ROLE on the target for a while.
-  const held = system.target.query("begin; lock table pg_authid in share mode; select pg_sleep(6); commit");
-  await new Promise((done) => setTimeout(done, 300));
+  // Holds every CREATE ROLE on the target until it is sent away.
+  const held = system.target.query("begin; lock table pg_authid in share mode; select pg_sleep(60)").catch(() => {});
+  const holding = "pg_locks where relation = 'pg_authid'::regclass and mode = 'ShareLock' and granted";
+  await expect
+    .poll(async () => (await system.target.query(`select from ${holding}`)).rowCount, { timeout: 20_000 })
+    .toBe(1);
   const asked = ann.break("repair").catch(() => undefined);
   const minting = async (): Promise<string[]> =>
     (await system.storeQuery<{ id: string }>("select id from leases where state = 'minting'")).map((row) => row.id);
   await expect.poll(minting, { timeout: 20_000 }).toHaveLength(1);
   await first.kill();
   await asked;
+  await system.target.query(`select pg_terminate_backend(pid) from ${holding}`);
   await held;
   const second = await system.startProcess();
   const again = await system.as("ann", second);
