@@ -39,6 +39,15 @@ export async function closeIfDriftedMeanwhile(access: Access, tx: Tx, id: string
   if (text !== undefined) await beginClosing(access, tx, { grant: id, actor: "glasskey", cause: "drift", text });
 }
 
+/**
+ * The same for a grant whose end was just moved: a policy that came into force between the decision and the commit looked at
+ * it with its end before.
+ */
+export async function closeIfDriftedSince(access: Access, id: string): Promise<void> {
+  const grant = await access.store.selectFrom("grants").selectAll().where("id", "=", id).executeTakeFirstOrThrow();
+  if (grant.state === "active") await closeIfDrifted(access, access.policy(), grant);
+}
+
 async function closeIfDrifted(access: Access, policy: Policy, grant: GrantRow): Promise<void> {
   const text = whyDrifted(policy, grant, await pinned(access.store, grant.playbook_hash));
   if (text === undefined) return;

@@ -5,6 +5,7 @@ import { describe, GlassError } from "../core/errors.ts";
 import { pseudonymOf } from "../identity/pseudonyms.ts";
 import type { Tx } from "../store/database.ts";
 import type { Access, Observed } from "./access.ts";
+import { closeIfDriftedSince } from "./drift.ts";
 import { aboutGrant, factsFor, lockPlaybook, observe } from "./facts.ts";
 import type { GrantRow } from "./lifecycle.ts";
 import { pinned } from "./pins.ts";
@@ -141,6 +142,7 @@ export async function applyExtension(
         .extend(grant.id, endsAt.getTime())
         .catch((error: unknown) => access.warn(`the open sessions of ${grant.id} keep their end: ${describe(error)}`)),
       lease === undefined ? undefined : access.kick(lease.id),
+      closeIfDriftedSince(access, grant.id),
     ]);
   };
 }

@@ -8,6 +8,7 @@ import type { Access, CutReason } from "./access.ts";
 import { raiseAlarm } from "./alarms.ts";
 import { vote } from "./approve.ts";
 import { beginClosing, endGrant } from "./close.ts";
+import { closeDrifted } from "./drift.ts";
 import { extendGrant } from "./extend.ts";
 import { orphanAlarm } from "./leases.ts";
 import { signReview, tellOverdue } from "./review.ts";
@@ -134,6 +135,22 @@ test("an extension that is stored is told as one, also when the open sessions ca
   await until(async () => !(await leaseOf(grant)).extend_due); // the target is told all the same
   await endGrant(house.access, "ann", await house.grant(grant), "done");
   await house.until(grant, "closed");
+});
+
+test("a policy that comes into force while an extension is being stored closes what is longer than it allows", async () => {
+  const grant = await active();
+  let extended: Promise<unknown> | undefined;
+  await house.store.transaction().execute(async (tx) => {
+    await tx.selectFrom("leases").select("id").where("grant_id", "=", grant).forUpdate().execute();
+    extended = extendGrant(house.access, "ann", grant); // decided, and waits for the lease
+    await untilWaiting();
+    await house.policy(book("longer", { time: "{ max: 15m }", review: "{ by: { group: leads }, within: 2d }" }));
+    await closeDrifted(house.access, house.access.policy()); // ten minutes are fine
+    expect((await house.grant(grant)).state).toBe("active");
+  });
+  await extended;
+  expect(await house.until(grant, "closed")).toMatchObject({ end_cause: "drift" });
+  await house.policy({});
 });
 
 test("a pause after a failure is as long as the attempts since somebody asked again say", async () => {
