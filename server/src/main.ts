@@ -71,6 +71,7 @@ export const VERSION = "0.1.0";
 
 const SWEEP_MS = 1_000;
 const BEAT_MS = 2_000;
+const FORGOTTEN_MS = 5_000;
 const LATE_BEAT_MS = 15_000;
 const ORPHANS_MS = 300_000;
 const EXPORT_MS = 2_000;
@@ -445,6 +446,7 @@ export async function startServer(config: ServerConfig, warn: (line: string) => 
     const loops = [
       every(BEAT_MS, timers.signal, beat, warn),
       every(SWEEP_MS, timers.signal, () => sweepGrants(access), warn),
+      every(FORGOTTEN_MS, timers.signal, () => bus.cutForgotten(), warn),
       every(SWEEP_MS, timers.signal, () => openUnanswered(access), warn), // asks sources, which may be slow
       every(ORPHANS_MS, timers.signal, () => sweepOrphans(access), warn),
       every(EXPORT_MS, timers.signal, exportOrClose, warn),

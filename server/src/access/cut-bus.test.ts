@@ -80,6 +80,32 @@ test("a cut that the store did not pass on at once reaches a process that listen
   }
 });
 
+test("a session that goes on long after its kill was stored is cut here, though whoever stored it died before telling anybody", async () => {
+  const grant = await house.break("longer", { forMs: 600_000 });
+  await house.until(grant, "active");
+  const { session } = await openSession(house.access, { user: grant, remoteAddress: "127.0.0.1", client: {} });
+  const here = sessions();
+  here.held.push({ session, grant });
+  const one = bus("nd_1", here);
+  const asked = (agoS: number) =>
+    house.store
+      .updateTable("sessions")
+      .set({ kill_asked_at: sql<Date>`clock_timestamp() - ${agoS} * interval '1 second'`, kill_asked_by: "sam" })
+      .where("id", "=", session)
+      .execute();
+  try {
+    await one.cutForgotten();
+    await asked(-60);
+    await one.cutForgotten(); // whoever killed it is about to cut it, and says why
+    expect(here.cuts).toEqual([]);
+    await asked(6);
+    await one.cutForgotten();
+    expect(here.cuts).toEqual([{ session }]);
+  } finally {
+    await one.stop();
+  }
+});
+
 test("who was not listening when a grant was extended looks it up, and its sessions go on", async () => {
   const grant = await house.break("longer", { forMs: 600_000 });
   await house.until(grant, "active");

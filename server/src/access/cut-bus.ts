@@ -13,9 +13,21 @@ type Message =
   | { from: string; cut: { grant: string } | { session: string }; reason: CutReason }
   | { from: string; extend: string; endsAtMs: number };
 
+/** Whoever ended a grant cuts its sessions at once, and says why; what goes on for longer was forgotten. */
+const FORGOTTEN_MS = 5_000;
+const CODES = ["expired", "ended", "killed", "idle", "drift"] as const satisfies readonly CutReason["code"][];
+
+/** Why a grant's sessions are cut, as its row says it. */
+export function cutReasonOf(grant: { end_cause: string | null; end_text: string | null }): CutReason {
+  const code = CODES.find((known) => known === grant.end_cause) ?? "ended";
+  return { code, text: grant.end_text ?? "this access is over" };
+}
+
 export interface CutBus extends SessionCutter {
   /** Looks up in the store what this process should have cut or extended, and does so. */
   catchUp(): Promise<void>;
+  /** Cuts here what goes on long after it was ended or killed: whoever decided that may have died before the cut. */
+  cutForgotten(): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -78,7 +90,8 @@ export function startCutBus(options: CutBusOptions): CutBus {
     const rows = await store
       .selectFrom("sessions")
       .innerJoin("grants", "grants.id", "sessions.grant_id")
-      .select(["sessions.id", "sessions.grant_id", "sessions.kill_asked_at", "grants.end_text", "grants.ends_at"])
+      .select(["sessions.id", "sessions.grant_id", "sessions.kill_asked_at", "grants.ends_at"])
+      .select(["grants.end_cause", "grants.end_text"])
       .select((eb) =>
         eb
           .or([
@@ -96,10 +109,22 @@ export function startCutBus(options: CutBusOptions): CutBus {
         if (row.ends_at !== null) ends.set(row.grant_id, row.ends_at.getTime());
         continue;
       }
-      const code = row.kill_asked_at === null ? "ended" : "killed";
-      await local.cut({ session: row.id }, { code, text: row.end_text ?? "this access is over" });
+      await local.cut({ session: row.id }, reasonOf(row));
     }
     for (const [grant, endsAtMs] of ends) await local.extend(grant, endsAtMs);
+  };
+  const cutForgotten = async (): Promise<void> => {
+    const held = (await local.activity()).map(({ session }) => session);
+    if (held.length === 0) return;
+    const before = sql<Date>`clock_timestamp() - ${FORGOTTEN_MS} * interval '1 millisecond'`;
+    const rows = await store
+      .selectFrom("sessions")
+      .innerJoin("grants", "grants.id", "sessions.grant_id")
+      .select(["sessions.id", "sessions.kill_asked_at", "grants.end_cause", "grants.end_text"])
+      .where("sessions.id", "in", held)
+      .where((eb) => eb.or([eb("grants.closing_at", "<", before), eb("sessions.kill_asked_at", "<", before)]))
+      .execute();
+    for (const row of rows) await local.cut({ session: row.id }, reasonOf(row));
   };
   const listen = async (): Promise<void> => {
     while (!stopped.signal.aborted) {
@@ -133,6 +158,7 @@ export function startCutBus(options: CutBusOptions): CutBus {
     },
     activity: () => local.activity(),
     catchUp,
+    cutForgotten,
     async stop() {
       stopped.abort();
       await client?.end().catch(() => {});
@@ -140,4 +166,9 @@ export function startCutBus(options: CutBusOptions): CutBus {
       await Promise.all(telling);
     },
   };
+}
+
+function reasonOf(row: { kill_asked_at: Date | null; end_cause: string | null; end_text: string | null }): CutReason {
+  if (row.kill_asked_at === null) return cutReasonOf(row);
+  return { code: "killed", text: row.end_text ?? "killed by a security officer" };
 }

@@ -7,9 +7,10 @@ import type { JsonObject } from "../core/json.ts";
 import type { Store, Tx } from "../store/database.ts";
 import type { LeasesTable } from "../store/tables.ts";
 import type { Confirmation, LeasePlan, LeaseSecrets } from "../targets/target.ts";
-import type { Access, CutReason, KindControl } from "./access.ts";
+import type { Access, KindControl } from "./access.ts";
 import { clearAlarmIn, raiseAlarm } from "./alarms.ts";
 import { beginClosing, cutSessions } from "./close.ts";
+import { cutReasonOf } from "./cut-bus.ts";
 import { finishClosing } from "./confirm.ts";
 import { closeIfDriftedMeanwhile } from "./drift.ts";
 import { planLease } from "./open.ts";
@@ -525,11 +526,8 @@ async function cutWhatIsLeft(access: Access, grant: string): Promise<void> {
     )
     .executeTakeFirst();
   if (left === undefined) return;
-  const code = CUT_CODES.find((known) => known === left.end_cause) ?? "ended";
-  void cutSessions(access, grant, { code, text: left.end_text ?? "this access is over" });
+  void cutSessions(access, grant, cutReasonOf(left));
 }
-
-const CUT_CODES = ["expired", "ended", "killed", "idle", "drift"] as const satisfies readonly CutReason["code"][];
 
 /** Waits a little for the end of the lease's sessions, wherever they are. @throws GlassError when one goes on */
 async function untilCut(access: Access, lease: string): Promise<void> {
