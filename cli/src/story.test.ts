@@ -11,6 +11,9 @@ const ran = (n: number, text: string): StatementLine => ({
 });
 const ended: EventLine = { what: "ended", at, seq: 9, content: { cause: "client" } };
 
+/** The date stands before the time on every other day. */
+const TIME = /^(?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d +/;
+
 /** What is said, without times and results. */
 function told(live: boolean, ...lines: readonly (ShownLine | StatementLine | EventLine)[]): string[] {
   const said: string[] = [];
@@ -24,7 +27,7 @@ function told(live: boolean, ...lines: readonly (ShownLine | StatementLine | Eve
   const story = tellStory(out, live);
   for (const line of lines) story.tell(line);
   story.end();
-  return said.filter((line) => !/^ +[→·]/.test(line)).map((line) => line.replace(/^\S+ +/, ""));
+  return said.filter((line) => !/^ +[→·]/.test(line)).map((line) => line.replace(TIME, ""));
 }
 
 test("in a replay a command stands before what it printed, also where two ran at once", () => {

@@ -1,6 +1,6 @@
 import { sql } from "kysely";
 import type { Access } from "./access.ts";
-import type { Drift } from "./leases.ts";
+import type { Drift } from "./fingerprint.ts";
 import { move } from "./lifecycle.ts";
 import { tell } from "./tell.ts";
 

@@ -135,7 +135,8 @@ export function startCutBus(options: CutBusOptions): CutBus {
       });
       try {
         await connection.connect();
-        client = connection;
+        client = connection; // from here on a stop ends it
+        stopped.signal.throwIfAborted();
         connection.on("notification", ({ payload }) => hear(payload));
         await connection.query(`listen ${CHANNEL}`);
         await catchUp();

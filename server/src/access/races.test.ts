@@ -10,7 +10,7 @@ import { vote } from "./approve.ts";
 import { beginClosing, endGrant } from "./close.ts";
 import { closeDrifted } from "./drift.ts";
 import { extendGrant } from "./extend.ts";
-import { orphanAlarm } from "./leases.ts";
+import { orphanAlarm } from "./lease-row.ts";
 import { signReview, tellOverdue } from "./review.ts";
 import { openSession, sessionClosed } from "./sessions.ts";
 import { sweepGrants, sweepOrphans } from "./sweep.ts";

@@ -12,7 +12,7 @@ import { storeError } from "../store/database.ts";
 import type { IssueRequest, LeasePlan, MaskRules, OpenRequest, SessionEnd } from "../targets/target.ts";
 import type { Access, SessionActivity } from "./access.ts";
 import { finishClosing } from "./confirm.ts";
-import { leaseKey, readPlan, secretsOf } from "./leases.ts";
+import { leaseKey, readPlan, secretsOf } from "./lease-row.ts";
 import type { GrantRow } from "./lifecycle.ts";
 import { pinned } from "./pins.ts";
 import { alarmIfUntrusted } from "./untrusted.ts";

@@ -6,7 +6,7 @@ import type { Access } from "./access.ts";
 import { raiseAlarm } from "./alarms.ts";
 import { beginClosing, carryOut } from "./close.ts";
 import { finishClosing } from "./confirm.ts";
-import { orphanAlarm } from "./leases.ts";
+import { orphanAlarm } from "./lease-row.ts";
 import { GUARDS, move } from "./lifecycle.ts";
 import { tellOverdue } from "./review.ts";
 import { closeUnbegun, idleText, noteActivity, sessionClosed } from "./sessions.ts";

@@ -605,6 +605,9 @@ test("a process in reserve that takes the lead over a restored store asks the wi
   const holder = new pg.Client(clientConfig(a.address));
   await holder.connect();
   const held = holder.query("select pg_advisory_lock($1)", [LEAD]);
+  const waits =
+    "select from pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())";
+  await expect.poll(async () => (await a.query(waits)).rowCount, PATIENCE).toBe(1); // before the reserve, which only asks now and then
   await leader.stop();
   await held;
   await witnesses.stop(); // asks about what was signed last: the witness knows 2 entries

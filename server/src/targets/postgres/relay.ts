@@ -268,6 +268,8 @@ export function startRelay(options: RelayOptions): Relay {
     state = "closed";
     flush();
     client.end();
+    // What it still sends is dropped, not left unread: a socket that is closed with that is reset, and the report lost.
+    client.resume();
     target.destroy();
     conclude();
   };
@@ -309,6 +311,7 @@ export function startRelay(options: RelayOptions): Relay {
   /** The client reads what was written to it, within limits. */
   const finishSoon = (): void => {
     state = "closed";
+    client.resume(); // as above
     conclude();
     clearTimeout(timer);
     timer = setTimeout(finish, LINGER_MS);
