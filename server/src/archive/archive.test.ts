@@ -1,4 +1,4 @@
-import { chmod, readdir, readFile, stat, unlink, writeFile } from "node:fs/promises";
+import { chmod, readdir, readFile, rename, stat, unlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { verifyFolder } from "@glasskey/verify";
 import { afterEach, beforeEach, expect, inject, test, vi } from "vitest";
@@ -216,6 +216,19 @@ test("a place that never answers raises the alarm when it is late, and does not 
   const [began] = [performance.now()];
   await archive.stop();
   expect(performance.now() - began).toBeLessThan(40_000);
+});
+
+test("an alarm that was over is raised again the next time", async () => {
+  await rig.grow(300);
+  const archive = rig.archive(folderIn(rig), { pollMs: 20, recheckMs: 0, clearEveryMs: 0 });
+  await archive.archiveNow();
+  const [tile, aside] = [join(rig.folder, "archive/tile/0/000"), join(rig.folder, "aside")];
+  for (let time = 0; time < 2; time += 1) {
+    await rename(tile, aside);
+    await until(() => expect(rig.alarms.get("archive changed")).toContain("tile/0/000 is gone"));
+    await rename(aside, tile);
+    await until(() => expect(rig.alarms.has("archive changed")).toBe(false));
+  }
 });
 
 test("a log that became smaller than its archive is refused: a store from a backup does not rewrite what is there", async () => {

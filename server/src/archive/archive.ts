@@ -45,6 +45,8 @@ export interface ArchiveOptions {
   readonly recheckMs?: number;
   /** How long a stop waits for what is still to be copied; 20 s by default. */
   readonly stopMs?: number;
+  /** How often an alarm is cleared that another process may have raised; 60 s by default. */
+  readonly clearEveryMs?: number;
 }
 
 export interface Archive {
@@ -224,7 +226,10 @@ export function startArchive(options: ArchiveOptions): Archive {
       if (open.get(key) === what) return;
       await alarms.raise(key, text);
       open.set(key, what);
-    } else if (clearAll || open.delete(key)) await alarms.clear(key);
+      return;
+    }
+    const wasOpen = open.delete(key); // whatever else is cleared: the next time it is raised again
+    if (clearAll || wasOpen) await alarms.clear(key);
   };
   const watch = async (): Promise<void> => {
     const cursor = await cursors.read();
@@ -236,7 +241,7 @@ export function startArchive(options: ArchiveOptions): Archive {
     const named = faults.slice(0, FAULTS_NAMED).map(({ path, fault }) => `${path} ${fault}`);
     const what = `${named.join(", ")}${faults.length > FAULTS_NAMED ? ", and more: glass archive status" : ""}`;
     const changed = faults.length === 0 ? undefined : `the archive ${place} was changed: ${what}`;
-    const clearAll = performance.now() - clearedAtMs >= CLEAR_EVERY_MS;
+    const clearAll = performance.now() - clearedAtMs >= (options.clearEveryMs ?? CLEAR_EVERY_MS);
     await tell(BEHIND, behind, clearAll);
     await tell(CHANGED, changed, clearAll, what);
     if (clearAll) clearedAtMs = performance.now();
